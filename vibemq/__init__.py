@@ -1,0 +1,1 @@
+"""VibeMQ: a durable message broker in which the log is the truth."""

@@ -1,0 +1,363 @@
+"""The catalogue of events: what the log records, as values.
+
+An event is a fact: everything that had to be decided (time, ids, who gets what, how many bytes that was) is written in it,
+so that a projection only has to add it up. Facts are encoded as a MessagePack array in the order of the fields. A tag, once
+given, keeps its meaning for ever; a field may be added at the end, with a default, without a new version; any other change
+raises VERSION and adds an upcaster that turns the old array into the new one.
+
+`Span` is (lane, first, end): the messages of a lane with first <= sequence < end. Queues, groups, connections and
+subscriptions appear as numbers; the events that introduce them carry the names.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, TypeAlias
+
+import msgspec
+
+from vibemq.errors import FormatUnsupported
+
+Span: TypeAlias = tuple[int, int, int]
+Spans: TypeAlias = tuple[Span, ...]
+
+DEFAULT_GROUP: Final = 0
+DEFAULT_LANE: Final = 0
+
+
+class Tag(enum.IntEnum):
+    """The stable numbers of all kinds of event. Those without a class below are reserved for what comes."""
+
+    BROKER_STARTED = 1
+    BROKER_STOPPED = 2
+    CLIENT_CONNECTED = 3
+    CLIENT_REFUSED = 4
+    CLIENT_DISCONNECTED = 5
+    QUEUE_DECLARED = 10
+    QUEUE_CHANGED = 11
+    QUEUE_DELETED = 12
+    QUEUE_PURGED = 13
+    GROUP_CREATED = 14
+    GROUP_DELETED = 15
+    PUBLISHED = 20
+    TRANSACTION_COMMITTED = 21
+    MADE_READY = 22
+    PRODUCERS_FORGOTTEN = 23
+    SUBSCRIBED = 30
+    UNSUBSCRIBED = 31
+    DELIVERED = 32
+    ACKED = 33
+    LEASE_EXTENDED = 34
+    RELEASED = 35
+    EXPIRED = 36
+    DEAD_LETTERED = 40
+    REDRIVEN = 41
+    USER_CHANGED = 50
+    ROLE_CHANGED = 51
+    PERMISSION_CHANGED = 52
+    TOKEN_CHANGED = 53
+    SEGMENT_SEALED = 60
+    COMPACTED = 61
+    ERASED = 62
+    HORIZON = 63
+    BACKUP_TAKEN = 64
+    RESTORED = 65
+
+
+class Mode(enum.StrEnum):
+    """How a queue hands out its messages."""
+
+    ROUND_ROBIN = "round-robin"
+
+
+class ReleaseReason(enum.IntEnum):
+    """Why unacked messages became ready again."""
+
+    NACKED = 1
+    LEASE_EXPIRED = 2
+    CONSUMER_LOST = 3
+    UNSUBSCRIBED = 4
+
+
+class DeadReason(enum.IntEnum):
+    """Why a message went to the dead letters."""
+
+    MAX_ATTEMPTS = 1
+    REJECTED = 2
+    EXPIRED = 3
+    OVERFLOW = 4
+    UNROUTABLE = 5
+
+
+class QueueSettings(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What a queue was declared with. The defaults are those of docs/limits.md."""
+
+    mode: Mode = Mode.ROUND_ROBIN
+    max_attempts: int = 5
+    """Failed attempts after which a message is dead-lettered; 0: never."""
+    lease_ms: int = 30_000
+    """How long a consumer may hold a message before it is given to another."""
+    retry_delay_ms: int = 0
+    """How long a message that failed waits before it is ready again."""
+    dead_letter_queue: str = ""
+    """Where dead letters go; empty: the queue's own name with `.dlq` behind it."""
+    max_length: int = 1_000_000_000
+    """Messages, ready and unacked, above which publishes are refused."""
+    max_bytes: int = 1 << 40
+    """Bytes of records, ready and unacked, above which publishes are refused."""
+
+
+class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """The base of all events. TAG and VERSION belong to the class; the fields are the facts."""
+
+    TAG: ClassVar[Tag]
+    VERSION: ClassVar[int] = 1
+
+
+class BrokerStarted(Event):
+    """A broker opened the log. After an unclean end, what groups with consumers had not settled may have been sent."""
+
+    TAG = Tag.BROKER_STARTED
+    version: str
+    clean: bool
+    wall_us: int
+
+
+class BrokerStopped(Event):
+    """A broker ended on purpose; every consumer is gone and what it held is ready again."""
+
+    TAG = Tag.BROKER_STOPPED
+    reason: str
+
+
+class ClientConnected(Event):
+    """A client passed the handshake."""
+
+    TAG = Tag.CLIENT_CONNECTED
+    connection: int
+    name: str
+    address: str
+    codec: str
+
+
+class ClientRefused(Event):
+    """`count` connections from `address` were refused since the last such event about it."""
+
+    TAG = Tag.CLIENT_REFUSED
+    address: str
+    reason: str
+    count: int
+
+
+class ClientDisconnected(Event):
+    """A client left or was lost. What it held is released by events of its own, before this one."""
+
+    TAG = Tag.CLIENT_DISCONNECTED
+    connection: int
+    reason: str
+
+
+class QueueDeclared(Event):
+    """A queue was created. `connection` is 0 when the broker did it itself."""
+
+    TAG = Tag.QUEUE_DECLARED
+    queue: int
+    name: str
+    settings: QueueSettings
+    connection: int
+
+
+class QueueDeleted(Event):
+    """A queue, its groups and all of its messages are gone: `count` messages, `bytes` of records."""
+
+    TAG = Tag.QUEUE_DELETED
+    queue: int
+    count: int
+    bytes: int
+    connection: int
+
+
+class QueuePurged(Event):
+    """All ready and waiting messages were thrown away; unacked ones stay with their consumers."""
+
+    TAG = Tag.QUEUE_PURGED
+    queue: int
+    count: int
+    bytes: int
+    connection: int
+
+
+class Published(Event):
+    """A batch of `count` messages became ready; the batch itself is the record's payload.
+
+    They have the sequences `sequence` .. `sequence + count - 1` of `lane`; `bytes` is the sum of their records.
+    `producer` with `producer_sequence` (of the first message) recognises the batch when it is sent again; producer 0 has none.
+    """
+
+    TAG = Tag.PUBLISHED
+    queue: int
+    lane: int
+    sequence: int
+    count: int
+    bytes: int
+    producer: int
+    producer_sequence: int
+    connection: int
+
+
+class MadeReady(Event):
+    """Messages that waited for a time (a retry delay) became ready."""
+
+    TAG = Tag.MADE_READY
+    queue: int
+    group: int
+    spans: Spans
+
+
+class ProducersForgotten(Event):
+    """The sequences of these producers are no longer remembered; the table had reached its limit."""
+
+    TAG = Tag.PRODUCERS_FORGOTTEN
+    producers: tuple[int, ...]
+
+
+class Subscribed(Event):
+    """A connection takes part in a group. The number of a subscription is never used again: it is the ack's epoch."""
+
+    TAG = Tag.SUBSCRIBED
+    subscription: int
+    queue: int
+    group: int
+    connection: int
+
+
+class Unsubscribed(Event):
+    """A subscription ended. What it held is released by events of its own, before this one."""
+
+    TAG = Tag.UNSUBSCRIBED
+    subscription: int
+    queue: int
+    group: int
+
+
+class Delivered(Event):
+    """Messages were handed to a subscription, all that one dispatch gave it. `lease_until_us` is when it loses them."""
+
+    TAG = Tag.DELIVERED
+    queue: int
+    group: int
+    subscription: int
+    spans: Spans
+    bytes: int
+    lease_until_us: int
+
+
+class Acked(Event):
+    """Messages are done. `bytes` is the sum of their records."""
+
+    TAG = Tag.ACKED
+    queue: int
+    group: int
+    subscription: int
+    spans: Spans
+    bytes: int
+
+
+class LeaseExtended(Event):
+    """The consumer may keep the messages until `lease_until_us`."""
+
+    TAG = Tag.LEASE_EXTENDED
+    queue: int
+    group: int
+    subscription: int
+    spans: Spans
+    lease_until_us: int
+
+
+class Released(Event):
+    """Unacked messages go back to the queue, ready at `not_before_us` (0: now); `counted` when it was a failed attempt."""
+
+    TAG = Tag.RELEASED
+    queue: int
+    group: int
+    subscription: int
+    spans: Spans
+    bytes: int
+    reason: ReleaseReason
+    counted: bool
+    not_before_us: int
+    error: str
+
+
+class DeadLettered(Event):
+    """Messages left their queue for a dead-letter queue; their bodies stay where they were written.
+
+    `refs` tells where: runs of (record offset, index, count), in the order of `spans`. They have the sequences from
+    `dead_sequence` on in lane 0 of `dead_queue`. `dead_queue` 0: there was nowhere to go, and they are gone.
+    `attempts` counts the failed ones, this one included.
+    """
+
+    TAG = Tag.DEAD_LETTERED
+    queue: int
+    group: int
+    subscription: int
+    spans: Spans
+    bytes: int
+    reason: DeadReason
+    attempts: int
+    error: str
+    dead_queue: int
+    dead_sequence: int
+    refs: tuple[tuple[int, int, int], ...]
+
+    @property
+    def count(self) -> int:
+        """How many messages."""
+        return sum(ref[2] for ref in self.refs)
+
+
+class SegmentSealed(Event):
+    """A full segment, records `base` .. `end - 1`, and its seal, chained to the seal of the segment before."""
+
+    TAG = Tag.SEGMENT_SEALED
+    base: int
+    end: int
+    seal: bytes
+    previous: bytes
+
+
+CATALOGUE: Final[dict[int, type[Event]]] = {kind.TAG: kind for kind in Event.__subclasses__()}
+
+Upcaster: TypeAlias = Callable[[list[Any]], list[Any]]
+UPCASTERS: Final[dict[tuple[int, int], Upcaster]] = {}
+"""(tag, version) -> what turns the facts of that version into those of the next. Empty while every version is 1."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_decoders = {kind.TAG: msgspec.msgpack.Decoder(kind) for kind in CATALOGUE.values()}
+
+
+def encode(event: Event) -> bytes:
+    """The facts of an event, as they stand in a record."""
+    return _encode(event)
+
+
+def decode(tag: int, version: int, facts: bytes | memoryview) -> Event:
+    """The event with these facts, brought to the present version.
+
+    Raises:
+        FormatUnsupported: a tag or version that a later VibeMQ has written.
+    """
+    kind = CATALOGUE.get(tag)
+    if kind is None or version > kind.VERSION:
+        raise FormatUnsupported(
+            f"the log holds an event (tag {tag}, version {version}) that this version of VibeMQ does not know; "
+            f"open the data folder with the version that wrote it, or a later one"
+        )
+    try:
+        if version == kind.VERSION:
+            return _decoders[kind.TAG].decode(facts)
+        raw = msgspec.msgpack.decode(facts)
+        for old in range(version, kind.VERSION):
+            raw = UPCASTERS[tag, old](raw)
+        return msgspec.convert(raw, kind)
+    except msgspec.MsgspecError as problem:
+        raise FormatUnsupported(f"an event (tag {tag}, version {version}) has facts that do not fit: {problem}") from None
