@@ -1,0 +1,322 @@
+"""What client and broker say to each other, as values, whatever the codec.
+
+Requests carry a number that the client chose, never 0, and get exactly one answer with it: Confirmed, Done or Failed.
+An Ack or Nack with request 0 asks for none. Durations are milliseconds, times microseconds since 1970 (UTC).
+`deliveries` are half-open runs (first, end) of a subscription's delivery numbers, which count what it was sent from 1;
+a message that is sent again gets a new number, so an ack can never settle a later delivery than the one it means.
+"""
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from vibemq.batch import Batch
+
+VERSION = 1
+"""The protocol version that this code speaks."""
+
+Deliveries: TypeAlias = tuple[tuple[int, int], ...]
+
+
+def _kebab(name: str) -> str:
+    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_kebab):
+    """Base of what travels as a map: MessagePack in the binary codec, an object in JSON."""
+
+
+# --- from the client ---------------------------------------------------------------------------------------------------
+
+
+class Hello(Control):
+    """The first frame of a connection. `producer` makes resent publishes recognisable; 0: this client sends none twice."""
+
+    request: int = 1
+    version_min: int = VERSION
+    version_max: int = VERSION
+    client: str = ""
+    heartbeat_ms: int = 0
+    producer: int = 0
+    compression: tuple[str, ...] = ()
+
+
+class Publish(msgspec.Struct, frozen=True):
+    """Store `batch` in `queue`. `sequence` numbers the producer's messages; the batch takes `batch.count` of them."""
+
+    request: int
+    queue: str
+    sequence: int
+    batch: Batch
+
+
+class Subscribe(Control):
+    """Take part in a queue, with credit for `messages` and `bytes` from the start."""
+
+    request: int
+    queue: str
+    group: str | None = None
+    messages: int = 0
+    bytes: int = 0
+
+
+class Unsubscribe(Control):
+    """End a subscription: what it holds goes back without counting an attempt."""
+
+    request: int
+    subscription: int
+
+
+class Credit(Control):
+    """Grant more messages and bytes. `handed` is the delivery number below which all was given to the application.
+
+    With `wait_ms` >= 0 the broker answers Drained as soon as it has sent something, or after that time, and takes back
+    the credit that is left: this is how a client pulls.
+    """
+
+    subscription: int
+    messages: int
+    bytes: int
+    handed: int = 0
+    wait_ms: int = -1
+
+
+class Ack(Control):
+    """These deliveries are done."""
+
+    subscription: int
+    deliveries: Deliveries
+    request: int = 0
+
+
+class Nack(Control):
+    """These deliveries failed, or with `reject` can never succeed and go to the dead letters at once."""
+
+    subscription: int
+    deliveries: Deliveries
+    request: int = 0
+    delay_ms: int | None = None
+    reason: str = ""
+    reject: bool = False
+
+
+class Extend(Control):
+    """The client still works on these deliveries: their lease ends `lease_ms` from now (0: the queue's own lease)."""
+
+    subscription: int
+    deliveries: Deliveries
+    lease_ms: int = 0
+    request: int = 0
+
+
+class Declare(Control):
+    """Create a queue, or check that it has these settings. Settings that are not given take their defaults."""
+
+    request: int
+    queue: str
+    settings: dict[str, str | int | float] = {}
+
+
+class ListQueues(Control):
+    """Ask for all queues. Done.result: a list of what ShowQueue gives."""
+
+    request: int
+
+
+class ShowQueue(Control):
+    """Ask for one queue: its settings and counts."""
+
+    request: int
+    queue: str
+
+
+class Purge(Control):
+    """Throw away what is ready in a queue. Done.result: {"count": n}."""
+
+    request: int
+    queue: str
+
+
+class Delete(Control):
+    """Delete a queue with all it holds. Done.result: {"count": n}."""
+
+    request: int
+    queue: str
+
+
+class Peek(Control):
+    """Read up to `count` ready messages from sequence `start` on, and take none. Done.result: see docs/protocol.md."""
+
+    request: int
+    queue: str
+    start: int = 0
+    count: int = 100
+
+
+class Flush(Control):
+    """Answered when all that this connection sent before is durable."""
+
+    request: int
+
+
+class Digest(Control):
+    """Ask for the digest of every projection, and the offset at which it holds."""
+
+    request: int
+
+
+class Ping(Control):
+    """Anything is a sign of life; this is for when there is nothing else to say. Answered by Pong."""
+
+
+class Goodbye(Control):
+    """The sender is about to close: in order when `code` is 0."""
+
+    code: int = 0
+    text: str = ""
+
+
+Command: TypeAlias = (
+    Hello
+    | Publish
+    | Subscribe
+    | Unsubscribe
+    | Credit
+    | Ack
+    | Nack
+    | Extend
+    | Declare
+    | ListQueues
+    | ShowQueue
+    | Purge
+    | Delete
+    | Peek
+    | Flush
+    | Digest
+    | Ping
+    | Goodbye
+)
+
+# --- from the broker ---------------------------------------------------------------------------------------------------
+
+
+class Welcome(Control):
+    """The answer to Hello: what was agreed, and the limits that hold.
+
+    A client may have `publish_window_bytes` of batches, and `publish_window_batches` of them, sent and not yet answered.
+    """
+
+    request: int
+    version: int
+    broker: str
+    connection: int
+    heartbeat_ms: int
+    frame_bytes_max: int
+    batch_messages_max: int
+    publish_window_bytes: int
+    publish_window_batches: int
+    lease_ms_min: int = 0
+    compression: str = ""
+
+
+class Confirmed(Control):
+    """The batch is durable as record `offset`; its first message has `sequence`. `duplicate`: it was already there."""
+
+    request: int
+    offset: int
+    sequence: int
+    duplicate: bool = False
+
+
+class Deliver(msgspec.Struct, frozen=True):
+    """Messages for a subscription: numbers `delivery` and on, sequences `sequence` and on, from one record.
+
+    `parts` are the bytes of a batch. All of its messages have the same `attempt` and `redelivered`.
+    """
+
+    subscription: int
+    delivery: int
+    sequence: int
+    offset: int
+    index: int
+    time_us: int
+    attempt: int
+    redelivered: bool
+    parts: list[bytes | memoryview]
+
+
+class Done(Control):
+    """A request succeeded, and everything that it changed is durable."""
+
+    request: int
+    result: Any = None
+
+
+class Failed(Control):
+    """A request failed and changed nothing. `code` is stable (docs/protocol.md), `text` is for people."""
+
+    request: int
+    code: int
+    text: str
+
+
+class Drained(Control):
+    """The answer to Credit with `wait_ms`: all that there was has been sent, and no credit is left."""
+
+    subscription: int
+
+
+class LeasesLost(Control):
+    """The leases of these deliveries ended; acks for them are void."""
+
+    subscription: int
+    deliveries: Deliveries
+
+
+class Ended(Control):
+    """The broker ended a subscription, for instance because its queue was deleted."""
+
+    subscription: int
+    code: int
+    text: str
+
+
+class Pong(Control):
+    """The answer to Ping."""
+
+
+Reply: TypeAlias = Welcome | Confirmed | Deliver | Done | Failed | Drained | LeasesLost | Ended | Ping | Pong | Goodbye
+
+# --- JSON shapes of what is opaque bytes in the binary codec -----------------------------------------------------------
+
+
+class JsonMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A message in JSON: the body as text, or as base64 where it is not UTF-8."""
+
+    body: str | None = None
+    body_base64: str | None = None
+    headers: dict[str, Any] = {}
+    id: str | None = None
+    queue: str | None = None
+    sequence: int | None = None
+    attempt: int | None = None
+    redelivered: bool | None = None
+    published_at: str | None = None
+
+
+class JsonPublish(Control, tag="publish"):
+    """Publish in JSON."""
+
+    request: int
+    queue: str
+    messages: tuple[JsonMessage, ...]
+    sequence: int = 0
+    priority: int = 4
+
+
+class JsonDeliver(Control, tag="deliver"):
+    """Deliver in JSON."""
+
+    subscription: int
+    delivery: int
+    messages: tuple[JsonMessage, ...]

@@ -1,0 +1,136 @@
+"""Both ends of a connection as state machines without I/O: bytes in, values out.
+
+    broker:  NEW --preface or '{'--> HELLO --Hello--> OPEN --Goodbye, error, end of stream--> CLOSED
+    client:                          HELLO --Welcome-> OPEN --Goodbye, error, end of stream--> CLOSED
+
+The first byte chooses the codec: '{' begins JSON lines, PREFACE the binary frames. Until Hello was accepted only Hello is
+allowed, and only small frames. After an error nothing more is read: `error` says why, and the shell sends it and closes.
+"""
+
+import enum
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from vibemq.errors import MalformedFrame, ProtocolError, UnexpectedFrame, UnsupportedVersion, from_wire
+from vibemq.protocol import binary, json_lines
+from vibemq.protocol import messages as m
+from vibemq.protocol.frames import PREFACE, FrameReader
+
+HELLO_BYTES_MAX: Final = 16 * 1024
+"""The largest frame before Hello was accepted."""
+
+
+class State(enum.Enum):
+    """Where a session is."""
+
+    NEW = enum.auto()
+    HELLO = enum.auto()
+    OPEN = enum.auto()
+    CLOSED = enum.auto()
+
+
+class ServerSession:
+    """The broker's end. `encode` gives the bytes of a reply in the codec that the client chose."""
+
+    def __init__(self, frame_bytes_max: int) -> None:
+        """A connection of which nothing has been read; `frame_bytes_max` holds once it said Hello."""
+        self.state = State.NEW
+        self.error: ProtocolError | None = None
+        self.codec = "binary"
+        self.encode: Callable[[m.Reply], list[bytes | memoryview]] = binary.encode_reply
+        self._frame_bytes_max = frame_bytes_max
+        self._reader: FrameReader | json_lines.LineReader | None = None
+        self._first = b""
+
+    def receive(self, data: memoryview) -> list[m.Command | binary.InvalidPublish]:
+        """The commands that `data` completes, in order. An InvalidPublish stands where a publish was refused."""
+        commands: list[m.Command | binary.InvalidPublish] = []
+        if self.state is State.CLOSED:
+            return commands
+        try:
+            if self._reader is None:
+                data = self._choose_codec(data)
+            if self._reader is not None:
+                for command in self._commands(self._reader, data):
+                    if self.state is State.HELLO:
+                        self._greet(self._reader, command)
+                    commands.append(command)
+                if self._reader.error is not None:
+                    raise self._reader.error
+        except ProtocolError as problem:
+            self.error, self.state = problem, State.CLOSED
+        return commands
+
+    def _commands(
+        self, reader: FrameReader | json_lines.LineReader, data: memoryview
+    ) -> Iterator[m.Command | binary.InvalidPublish]:
+        if isinstance(reader, FrameReader):
+            for frame in reader.feed(data):
+                try:
+                    yield binary.decode_command(frame)
+                except binary.InvalidPublish as refused:
+                    yield refused
+            return
+        for line in reader.feed(data):
+            try:
+                yield json_lines.decode_command(line)
+            except binary.InvalidPublish as refused:
+                yield refused
+
+    def _choose_codec(self, data: memoryview) -> memoryview:
+        if self._first:
+            data = memoryview(self._first + bytes(data))
+        first = bytes(data[: len(PREFACE)])
+        if first[:1] == b"{":
+            self._reader, self.codec, self.encode = json_lines.LineReader(HELLO_BYTES_MAX), "json", json_lines.encode_reply
+        elif first == PREFACE:
+            self._reader, data = FrameReader(HELLO_BYTES_MAX), data[len(PREFACE) :]
+        elif PREFACE.startswith(first):
+            self._first = first
+            return data
+        else:
+            raise MalformedFrame(
+                f"this is a VibeMQ port: a connection begins with {PREFACE!r} or with a JSON object, not with {first!r}"
+            )
+        self.state = State.HELLO
+        return data
+
+    def _greet(self, reader: FrameReader | json_lines.LineReader, hello: m.Command | binary.InvalidPublish) -> None:
+        if not isinstance(hello, m.Hello):
+            raise UnexpectedFrame(f"the first request must be hello, not {type(hello).__name__}")
+        if not hello.version_min <= m.VERSION <= hello.version_max:
+            raise UnsupportedVersion(
+                f"this broker speaks version {m.VERSION} of the protocol, the client {hello.version_min} to {hello.version_max}"
+            )
+        self.state = State.OPEN
+        reader.limit = self._frame_bytes_max
+
+
+class ClientSession:
+    """The client's end, binary codec. `receive` raises what the broker says when it ends the connection."""
+
+    def __init__(self, frame_bytes_max: int = 1 << 30) -> None:
+        """Accept frames of at most `frame_bytes_max` from the broker."""
+        self.state = State.HELLO
+        self._reader = FrameReader(frame_bytes_max)
+
+    def begin(self, hello: m.Hello) -> bytes:
+        """The first bytes to send."""
+        return PREFACE + b"".join(binary.encode_command(hello))
+
+    def receive(self, data: memoryview) -> list[m.Reply]:
+        """The replies that `data` completes, in order.
+
+        Raises:
+            ProtocolError: the broker broke the protocol, or said Goodbye with a code.
+        """
+        replies = [binary.decode_reply(frame) for frame in self._reader.feed(data)]
+        if self._reader.error is not None:
+            raise self._reader.error
+        for reply in replies:
+            if isinstance(reply, m.Welcome):
+                self.state = State.OPEN
+            elif isinstance(reply, m.Goodbye) and reply.code:
+                problem = from_wire(reply.code, reply.text)
+                raise problem if isinstance(problem, ProtocolError) else ProtocolError(reply.text)
+        return replies
