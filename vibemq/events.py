@@ -113,7 +113,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
     VERSION: ClassVar[int] = 1
 
 
-class BrokerStarted(Event):
+class BrokerStarted(Event, frozen=True):
     """A broker opened the log. After an unclean end, what groups with consumers had not settled may have been sent."""
 
     TAG = Tag.BROKER_STARTED
@@ -122,14 +122,14 @@ class BrokerStarted(Event):
     wall_us: int
 
 
-class BrokerStopped(Event):
+class BrokerStopped(Event, frozen=True):
     """A broker ended on purpose; every consumer is gone and what it held is ready again."""
 
     TAG = Tag.BROKER_STOPPED
     reason: str
 
 
-class ClientConnected(Event):
+class ClientConnected(Event, frozen=True):
     """A client passed the handshake."""
 
     TAG = Tag.CLIENT_CONNECTED
@@ -139,7 +139,7 @@ class ClientConnected(Event):
     codec: str
 
 
-class ClientRefused(Event):
+class ClientRefused(Event, frozen=True):
     """`count` connections from `address` were refused since the last such event about it."""
 
     TAG = Tag.CLIENT_REFUSED
@@ -148,7 +148,7 @@ class ClientRefused(Event):
     count: int
 
 
-class ClientDisconnected(Event):
+class ClientDisconnected(Event, frozen=True):
     """A client left or was lost. What it held is released by events of its own, before this one."""
 
     TAG = Tag.CLIENT_DISCONNECTED
@@ -156,7 +156,7 @@ class ClientDisconnected(Event):
     reason: str
 
 
-class QueueDeclared(Event):
+class QueueDeclared(Event, frozen=True):
     """A queue was created. `connection` is 0 when the broker did it itself."""
 
     TAG = Tag.QUEUE_DECLARED
@@ -166,7 +166,7 @@ class QueueDeclared(Event):
     connection: int
 
 
-class QueueDeleted(Event):
+class QueueDeleted(Event, frozen=True):
     """A queue, its groups and all of its messages are gone: `count` messages, `bytes` of records."""
 
     TAG = Tag.QUEUE_DELETED
@@ -176,7 +176,7 @@ class QueueDeleted(Event):
     connection: int
 
 
-class QueuePurged(Event):
+class QueuePurged(Event, frozen=True):
     """All ready and waiting messages were thrown away; unacked ones stay with their consumers."""
 
     TAG = Tag.QUEUE_PURGED
@@ -186,7 +186,7 @@ class QueuePurged(Event):
     connection: int
 
 
-class Published(Event):
+class Published(Event, frozen=True):
     """A batch of `count` messages became ready; the batch itself is the record's payload.
 
     They have the sequences `sequence` .. `sequence + count - 1` of `lane`; `bytes` is the sum of their records.
@@ -204,7 +204,7 @@ class Published(Event):
     connection: int
 
 
-class MadeReady(Event):
+class MadeReady(Event, frozen=True):
     """Messages that waited for a time (a retry delay) became ready."""
 
     TAG = Tag.MADE_READY
@@ -213,14 +213,14 @@ class MadeReady(Event):
     spans: Spans
 
 
-class ProducersForgotten(Event):
+class ProducersForgotten(Event, frozen=True):
     """The sequences of these producers are no longer remembered; the table had reached its limit."""
 
     TAG = Tag.PRODUCERS_FORGOTTEN
     producers: tuple[int, ...]
 
 
-class Subscribed(Event):
+class Subscribed(Event, frozen=True):
     """A connection takes part in a group. The number of a subscription is never used again: it is the ack's epoch."""
 
     TAG = Tag.SUBSCRIBED
@@ -230,7 +230,7 @@ class Subscribed(Event):
     connection: int
 
 
-class Unsubscribed(Event):
+class Unsubscribed(Event, frozen=True):
     """A subscription ended. What it held is released by events of its own, before this one."""
 
     TAG = Tag.UNSUBSCRIBED
@@ -239,7 +239,7 @@ class Unsubscribed(Event):
     group: int
 
 
-class Delivered(Event):
+class Delivered(Event, frozen=True):
     """Messages were handed to a subscription, all that one dispatch gave it. `lease_until_us` is when it loses them."""
 
     TAG = Tag.DELIVERED
@@ -251,7 +251,7 @@ class Delivered(Event):
     lease_until_us: int
 
 
-class Acked(Event):
+class Acked(Event, frozen=True):
     """Messages are done. `bytes` is the sum of their records."""
 
     TAG = Tag.ACKED
@@ -262,7 +262,7 @@ class Acked(Event):
     bytes: int
 
 
-class LeaseExtended(Event):
+class LeaseExtended(Event, frozen=True):
     """The consumer may keep the messages until `lease_until_us`."""
 
     TAG = Tag.LEASE_EXTENDED
@@ -273,7 +273,7 @@ class LeaseExtended(Event):
     lease_until_us: int
 
 
-class Released(Event):
+class Released(Event, frozen=True):
     """Unacked messages go back to the queue, ready at `not_before_us` (0: now); `counted` when it was a failed attempt."""
 
     TAG = Tag.RELEASED
@@ -288,7 +288,7 @@ class Released(Event):
     error: str
 
 
-class DeadLettered(Event):
+class DeadLettered(Event, frozen=True):
     """Messages left their queue for a dead-letter queue; their bodies stay where they were written.
 
     `refs` tells where: runs of (record offset, index, count), in the order of `spans`. They have the sequences from
@@ -315,7 +315,7 @@ class DeadLettered(Event):
         return sum(ref[2] for ref in self.refs)
 
 
-class SegmentSealed(Event):
+class SegmentSealed(Event, frozen=True):
     """A full segment, records `base` .. `end - 1`, and its seal, chained to the seal of the segment before."""
 
     TAG = Tag.SEGMENT_SEALED

@@ -91,7 +91,7 @@ def decode_command(frame: Frame) -> m.Command:
     except struct.error:
         raise MalformedFrame(f"a {Kind(kind).name} frame with a body of {len(body)} bytes is too short") from None
     if kind == Kind.CONTROL:
-        return _decode_control(_command_decoder, body)  # type: ignore[arg-type, return-value]
+        return _decode_control(_command_decoder, body)
     raise MalformedFrame(f"frames of kind {kind} are not known, or not sent by clients")
 
 
@@ -120,7 +120,7 @@ def _decode_publish(body: memoryview) -> m.Publish:
 def _decode_runs(data: memoryview) -> m.Deliveries:
     if not data or len(data) % _RUN.size:
         raise MalformedFrame(f"an ACK frame needs runs of {_RUN.size} bytes and has {len(data)}")
-    return tuple(_RUN.iter_unpack(data))  # type: ignore[arg-type]
+    return tuple(_RUN.iter_unpack(data))
 
 
 def encode_command(command: m.Command) -> list[bytes | memoryview]:
@@ -189,5 +189,5 @@ def decode_reply(frame: Frame) -> m.Reply:
     except struct.error:
         raise MalformedFrame(f"a {Kind(kind).name} frame with a body of {len(body)} bytes is too short") from None
     if kind == Kind.CONTROL:
-        return _decode_control(_reply_decoder, body)  # type: ignore[arg-type, return-value]
+        return _decode_control(_reply_decoder, body)
     raise MalformedFrame(f"frames of kind {kind} are not known, or not sent by brokers")

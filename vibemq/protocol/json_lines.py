@@ -61,7 +61,7 @@ def decode_command(line: bytes) -> m.Command:
         InvalidPublish: a message that cannot be packed; carries the request that fails.
     """
     try:
-        command = _command_decoder.decode(line)
+        command: m.Command | m.JsonPublish = _command_decoder.decode(line)
     except (msgspec.DecodeError, RecursionError) as problem:
         raise MalformedFrame(f"a line is no JSON request of this protocol: {problem}") from None
     if not isinstance(command, m.JsonPublish):

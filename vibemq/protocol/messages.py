@@ -29,7 +29,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_
 # --- from the client ---------------------------------------------------------------------------------------------------
 
 
-class Hello(Control):
+class Hello(Control, frozen=True, kw_only=True):
     """The first frame of a connection. `producer` makes resent publishes recognisable; 0: this client sends none twice."""
 
     request: int = 1
@@ -50,7 +50,7 @@ class Publish(msgspec.Struct, frozen=True):
     batch: Batch
 
 
-class Subscribe(Control):
+class Subscribe(Control, frozen=True, kw_only=True):
     """Take part in a queue, with credit for `messages` and `bytes` from the start."""
 
     request: int
@@ -60,14 +60,14 @@ class Subscribe(Control):
     bytes: int = 0
 
 
-class Unsubscribe(Control):
+class Unsubscribe(Control, frozen=True, kw_only=True):
     """End a subscription: what it holds goes back without counting an attempt."""
 
     request: int
     subscription: int
 
 
-class Credit(Control):
+class Credit(Control, frozen=True, kw_only=True):
     """Grant more messages and bytes. `handed` is the delivery number below which all was given to the application.
 
     With `wait_ms` >= 0 the broker answers Drained as soon as it has sent something, or after that time, and takes back
@@ -81,7 +81,7 @@ class Credit(Control):
     wait_ms: int = -1
 
 
-class Ack(Control):
+class Ack(Control, frozen=True, kw_only=True):
     """These deliveries are done."""
 
     subscription: int
@@ -89,7 +89,7 @@ class Ack(Control):
     request: int = 0
 
 
-class Nack(Control):
+class Nack(Control, frozen=True, kw_only=True):
     """These deliveries failed, or with `reject` can never succeed and go to the dead letters at once."""
 
     subscription: int
@@ -100,7 +100,7 @@ class Nack(Control):
     reject: bool = False
 
 
-class Extend(Control):
+class Extend(Control, frozen=True, kw_only=True):
     """The client still works on these deliveries: their lease ends `lease_ms` from now (0: the queue's own lease)."""
 
     subscription: int
@@ -109,7 +109,7 @@ class Extend(Control):
     request: int = 0
 
 
-class Declare(Control):
+class Declare(Control, frozen=True, kw_only=True):
     """Create a queue, or check that it has these settings. Settings that are not given take their defaults."""
 
     request: int
@@ -117,34 +117,34 @@ class Declare(Control):
     settings: dict[str, str | int | float] = {}
 
 
-class ListQueues(Control):
+class ListQueues(Control, frozen=True, kw_only=True):
     """Ask for all queues. Done.result: a list of what ShowQueue gives."""
 
     request: int
 
 
-class ShowQueue(Control):
+class ShowQueue(Control, frozen=True, kw_only=True):
     """Ask for one queue: its settings and counts."""
 
     request: int
     queue: str
 
 
-class Purge(Control):
+class Purge(Control, frozen=True, kw_only=True):
     """Throw away what is ready in a queue. Done.result: {"count": n}."""
 
     request: int
     queue: str
 
 
-class Delete(Control):
+class Delete(Control, frozen=True, kw_only=True):
     """Delete a queue with all it holds. Done.result: {"count": n}."""
 
     request: int
     queue: str
 
 
-class Peek(Control):
+class Peek(Control, frozen=True, kw_only=True):
     """Read up to `count` ready messages from sequence `start` on, and take none. Done.result: see docs/protocol.md."""
 
     request: int
@@ -153,23 +153,23 @@ class Peek(Control):
     count: int = 100
 
 
-class Flush(Control):
+class Flush(Control, frozen=True, kw_only=True):
     """Answered when all that this connection sent before is durable."""
 
     request: int
 
 
-class Digest(Control):
+class Digest(Control, frozen=True, kw_only=True):
     """Ask for the digest of every projection, and the offset at which it holds."""
 
     request: int
 
 
-class Ping(Control):
+class Ping(Control, frozen=True, kw_only=True):
     """Anything is a sign of life; this is for when there is nothing else to say. Answered by Pong."""
 
 
-class Goodbye(Control):
+class Goodbye(Control, frozen=True, kw_only=True):
     """The sender is about to close: in order when `code` is 0."""
 
     code: int = 0
@@ -200,7 +200,7 @@ Command: TypeAlias = (
 # --- from the broker ---------------------------------------------------------------------------------------------------
 
 
-class Welcome(Control):
+class Welcome(Control, frozen=True, kw_only=True):
     """The answer to Hello: what was agreed, and the limits that hold.
 
     A client may have `publish_window_bytes` of batches, and `publish_window_batches` of them, sent and not yet answered.
@@ -219,7 +219,7 @@ class Welcome(Control):
     compression: str = ""
 
 
-class Confirmed(Control):
+class Confirmed(Control, frozen=True, kw_only=True):
     """The batch is durable as record `offset`; its first message has `sequence`. `duplicate`: it was already there."""
 
     request: int
@@ -245,14 +245,14 @@ class Deliver(msgspec.Struct, frozen=True):
     parts: list[bytes | memoryview]
 
 
-class Done(Control):
+class Done(Control, frozen=True, kw_only=True):
     """A request succeeded, and everything that it changed is durable."""
 
     request: int
     result: Any = None
 
 
-class Failed(Control):
+class Failed(Control, frozen=True, kw_only=True):
     """A request failed and changed nothing. `code` is stable (docs/protocol.md), `text` is for people."""
 
     request: int
@@ -260,20 +260,20 @@ class Failed(Control):
     text: str
 
 
-class Drained(Control):
+class Drained(Control, frozen=True, kw_only=True):
     """The answer to Credit with `wait_ms`: all that there was has been sent, and no credit is left."""
 
     subscription: int
 
 
-class LeasesLost(Control):
+class LeasesLost(Control, frozen=True, kw_only=True):
     """The leases of these deliveries ended; acks for them are void."""
 
     subscription: int
     deliveries: Deliveries
 
 
-class Ended(Control):
+class Ended(Control, frozen=True, kw_only=True):
     """The broker ended a subscription, for instance because its queue was deleted."""
 
     subscription: int
@@ -281,7 +281,7 @@ class Ended(Control):
     text: str
 
 
-class Pong(Control):
+class Pong(Control, frozen=True, kw_only=True):
     """The answer to Ping."""
 
 
@@ -304,7 +304,7 @@ class JsonMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     published_at: str | None = None
 
 
-class JsonPublish(Control, tag="publish"):
+class JsonPublish(Control, frozen=True, kw_only=True, tag="publish"):
     """Publish in JSON."""
 
     request: int
@@ -314,7 +314,7 @@ class JsonPublish(Control, tag="publish"):
     priority: int = 4
 
 
-class JsonDeliver(Control, tag="deliver"):
+class JsonDeliver(Control, frozen=True, kw_only=True, tag="deliver"):
     """Deliver in JSON."""
 
     subscription: int
