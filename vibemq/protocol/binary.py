@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from vibemq.batch import Batch
-from vibemq.errors import InvalidRequest, MalformedFrame
+from vibemq.errors import InvalidName, InvalidRequest, MalformedFrame
 from vibemq.protocol import messages as m
 from vibemq.protocol.frames import HEAD, Frame, Kind
 
@@ -71,12 +71,11 @@ def _decode_control(decoder: msgspec.msgpack.Decoder[m.Control], body: memoryvie
         raise MalformedFrame(f"a control frame is no request of this protocol: {problem}") from None
 
 
-def decode_command(frame: Frame) -> m.Command:
-    """The command in a frame that a client sent. A batch is copied out of the frame.
+def decode_command(frame: Frame) -> m.Command | m.Refused:
+    """The command in a frame that a client sent, or what to refuse. A batch is copied out of the frame.
 
     Raises:
         MalformedFrame: the connection cannot go on.
-        InvalidPublish: a batch that does not add up; carries the request that fails.
     """
     kind, _, body = frame
     try:
@@ -95,25 +94,16 @@ def decode_command(frame: Frame) -> m.Command:
     raise MalformedFrame(f"frames of kind {kind} are not known, or not sent by clients")
 
 
-class InvalidPublish(InvalidRequest):
-    """A publish whose batch was refused before it reached the broker; `request` names it for the answer."""
-
-    def __init__(self, request: int, problem: InvalidRequest) -> None:
-        """Keep the text of `problem`."""
-        super().__init__(str(problem))
-        self.request = request
-
-
-def _decode_publish(body: memoryview) -> m.Publish:
+def _decode_publish(body: memoryview) -> m.Publish | m.Refused:
     request, sequence, size = PUBLISH.unpack_from(body)
     at = PUBLISH.size + size
     try:
         queue = str(body[PUBLISH.size : at], "utf-8")
         batch = Batch(bytes(body[at:]))
     except UnicodeDecodeError:
-        raise InvalidPublish(request, InvalidRequest("a queue's name is not UTF-8")) from None
+        return m.Refused(request, InvalidName("a queue's name is not UTF-8"))
     except InvalidRequest as problem:
-        raise InvalidPublish(request, problem) from None
+        return m.Refused(request, problem)
     return m.Publish(request, queue, sequence, batch)
 
 

@@ -15,7 +15,7 @@ from vibemq import batch as batches
 from vibemq.batch import Batch
 from vibemq.errors import FrameTooLong, InvalidRequest, MalformedFrame, ProtocolError
 from vibemq.protocol import messages as m
-from vibemq.protocol.binary import ControlCommand, InvalidPublish
+from vibemq.protocol.binary import ControlCommand
 
 _command_decoder = msgspec.json.Decoder(ControlCommand | m.JsonPublish)
 _encoder = msgspec.json.Encoder()
@@ -53,12 +53,11 @@ class LineReader:
         self._partial = bytearray()
 
 
-def decode_command(line: bytes) -> m.Command:
-    """The command in a line.
+def decode_command(line: bytes) -> m.Command | m.Refused:
+    """The command in a line, or what to refuse.
 
     Raises:
         MalformedFrame: no JSON object of this protocol.
-        InvalidPublish: a message that cannot be packed; carries the request that fails.
     """
     try:
         command: m.Command | m.JsonPublish = _command_decoder.decode(line)
@@ -75,9 +74,9 @@ def decode_command(line: bytes) -> m.Command:
         parts = batches.pack(bodies, [message.headers for message in command.messages], command.priority)
         return m.Publish(command.request, command.queue, command.sequence, Batch(b"".join(parts)))
     except InvalidRequest as problem:
-        raise InvalidPublish(command.request, problem) from None
+        return m.Refused(command.request, problem)
     except Exception as problem:  # a number too large for a column
-        raise InvalidPublish(command.request, InvalidRequest(str(problem))) from None
+        return m.Refused(command.request, InvalidRequest(str(problem)))
 
 
 def _body(message: m.JsonMessage) -> bytes:

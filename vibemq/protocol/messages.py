@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from vibemq.batch import Batch
+from vibemq.errors import RequestError
 
 VERSION = 1
 """The protocol version that this code speaks."""
@@ -196,6 +197,18 @@ Command: TypeAlias = (
     | Ping
     | Goodbye
 )
+
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """What a session gives in place of a command that cannot be: the broker answers Failed(request, error's code and text).
+
+    `request` is 0 where the command carries no number that could be read.
+    """
+
+    request: int
+    error: RequestError
+
 
 # --- from the broker ---------------------------------------------------------------------------------------------------
 

@@ -42,9 +42,9 @@ class ServerSession:
         self._reader: FrameReader | json_lines.LineReader | None = None
         self._first = b""
 
-    def receive(self, data: memoryview) -> list[m.Command | binary.InvalidPublish]:
-        """The commands that `data` completes, in order. An InvalidPublish stands where a publish was refused."""
-        commands: list[m.Command | binary.InvalidPublish] = []
+    def receive(self, data: memoryview) -> list[m.Command | m.Refused]:
+        """The commands that `data` completes, in order, and a Refused in the place of each that cannot be."""
+        commands: list[m.Command | m.Refused] = []
         if self.state is State.CLOSED:
             return commands
         try:
@@ -63,19 +63,11 @@ class ServerSession:
 
     def _commands(
         self, reader: FrameReader | json_lines.LineReader, data: memoryview
-    ) -> Iterator[m.Command | binary.InvalidPublish]:
+    ) -> Iterator[m.Command | m.Refused]:
         if isinstance(reader, FrameReader):
-            for frame in reader.feed(data):
-                try:
-                    yield binary.decode_command(frame)
-                except binary.InvalidPublish as refused:
-                    yield refused
-            return
-        for line in reader.feed(data):
-            try:
-                yield json_lines.decode_command(line)
-            except binary.InvalidPublish as refused:
-                yield refused
+            yield from map(binary.decode_command, reader.feed(data))
+        else:
+            yield from map(json_lines.decode_command, reader.feed(data))
 
     def _choose_codec(self, data: memoryview) -> memoryview:
         if self._first:
@@ -95,7 +87,7 @@ class ServerSession:
         self.state = State.HELLO
         return data
 
-    def _greet(self, reader: FrameReader | json_lines.LineReader, hello: m.Command | binary.InvalidPublish) -> None:
+    def _greet(self, reader: FrameReader | json_lines.LineReader, hello: m.Command | m.Refused) -> None:
         if not isinstance(hello, m.Hello):
             raise UnexpectedFrame(f"the first request must be hello, not {type(hello).__name__}")
         if not hello.version_min <= m.VERSION <= hello.version_max:
