@@ -177,13 +177,14 @@ class QueueDeleted(Event, frozen=True):
 
 
 class QueuePurged(Event, frozen=True):
-    """All ready and waiting messages were thrown away; unacked ones stay with their consumers."""
+    """All ready and waiting messages were thrown away; what consumers hold, `kept`, stays with them."""
 
     TAG = Tag.QUEUE_PURGED
     queue: int
     count: int
     bytes: int
     connection: int
+    kept: Spans
 
 
 class Published(Event, frozen=True):

@@ -1,0 +1,82 @@
+"""Why each message of a dead-letter queue is there.
+
+The messages themselves are those of an ordinary queue; this projection keeps, for runs of them, where they came from and
+the record that says why, and lets go of a run when its last message is settled.
+"""
+
+from bisect import bisect_right
+from typing import Any, NamedTuple
+
+from vibemq import events as e
+from vibemq.projections.intervals import IntervalSet
+
+
+class DeadRun(NamedTuple):
+    """Messages start <= sequence < end of the dead-letter queue, by one event, record `offset`."""
+
+    start: int
+    end: int
+    offset: int
+    time_us: int
+    queue: int
+    reason: int
+    attempts: int
+    error: str
+
+
+class DeadLetters:
+    """The dead letters in one dead-letter queue."""
+
+    def __init__(self, queue: int) -> None:
+        """Begin with none in `queue`."""
+        self.as_of = 0
+        self.queue = queue
+        self.runs: list[DeadRun] = []
+        self.open = IntervalSet()
+
+    @property
+    def key(self) -> str:
+        """The stable name of the part."""
+        return f"dead/{self.queue}"
+
+    def received(self, offset: int, time_us: int, event: e.DeadLettered) -> None:
+        """Messages came."""
+        start, end = event.dead_sequence, event.dead_sequence + event.count
+        run = DeadRun(start, end, offset, time_us, event.queue, event.reason, event.attempts, event.error)
+        self.runs.append(run)
+        self.open.add(start, end)
+
+    def settled(self, spans: e.Spans) -> None:
+        """Messages were acked, rejected or moved on."""
+        for _, start, end in spans:
+            self.open.remove(start, end)
+            first = max(0, bisect_right(self.runs, start, key=lambda run: run.start) - 1)
+            last = bisect_right(self.runs, end - 1, key=lambda run: run.start)
+            self.runs[first:last] = [run for run in self.runs[first:last] if self.open.within(run.start, run.end)]
+
+    def purged(self, kept: e.Spans) -> None:
+        """Everything but what consumers hold was thrown away."""
+        still_open = IntervalSet()
+        for _, start, end in kept:
+            still_open.add(start, end)
+        self.open = still_open
+        self.runs = [run for run in self.runs if still_open.within(run.start, run.end)]
+
+    def find(self, sequence: int) -> DeadRun | None:
+        """The run that this message of the dead-letter queue belongs to."""
+        at = bisect_right(self.runs, sequence, key=lambda run: run.start) - 1
+        return self.runs[at] if at >= 0 and sequence < self.runs[at].end else None
+
+    def snapshot(self) -> list[Any]:
+        """Plain values in canonical order."""
+        return [self.queue, self.runs, self.open.snapshot()]
+
+    @classmethod
+    def restore(cls, snapshot: list[Any], as_of: int) -> "DeadLetters":
+        """The dead letters of which this is a snapshot."""
+        queue, runs, still_open = snapshot
+        dead = cls(queue)
+        dead.as_of = as_of
+        dead.runs = [DeadRun(*run) for run in runs]
+        dead.open = IntervalSet.restore(still_open)
+        return dead

@@ -1,0 +1,232 @@
+"""The state of the broker: all parts, and which event goes to which of them."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from vibemq import events as e
+from vibemq.errors import FormatUnsupported
+from vibemq.projections import part as parts
+from vibemq.projections.audit import Audit
+from vibemq.projections.dead_letter import DeadLetters
+from vibemq.projections.part import Part
+from vibemq.projections.producers import Producers
+from vibemq.projections.queue import Queue
+from vibemq.projections.topology import Topology
+
+
+class Projector:
+    """Folds events into parts. `next_offset` is the offset of the event that comes next.
+
+    After `restore` a part may already hold events that are applied again; they are skipped by its `as_of`.
+    """
+
+    def __init__(self) -> None:
+        """Begin before the first event."""
+        self.next_offset = 0
+        self.topology = Topology()
+        self.producers = Producers()
+        self.audit = Audit()
+        self.queues: dict[int, Queue] = {}
+        self.dead: dict[int, DeadLetters] = {}
+        self._settled_offset = 0  # below it a part may be missing: the checkpoint was taken after its end
+        # What is not listed concerns the audit alone.
+        self._apply: dict[type[e.Event], Callable[[int, int, Any], None]] = {
+            e.BrokerStarted: self._broker_started,
+            e.BrokerStopped: self._broker_stopped,
+            e.ClientConnected: self._client_connected,
+            e.ClientDisconnected: self._client_disconnected,
+            e.QueueDeclared: self._queue_declared,
+            e.QueueDeleted: self._queue_deleted,
+            e.QueuePurged: self._queue_purged,
+            e.Published: self._published,
+            e.MadeReady: self._made_ready,
+            e.ProducersForgotten: self._producers_forgotten,
+            e.Subscribed: self._subscribed,
+            e.Unsubscribed: self._unsubscribed,
+            e.Delivered: self._delivered,
+            e.Acked: self._acked,
+            e.Released: self._released,
+            e.DeadLettered: self._dead_lettered,
+        }
+
+    def apply(self, offset: int, time_us: int, event: e.Event) -> None:
+        """Add one event. Offsets follow each other without a gap."""
+        assert offset == self.next_offset, f"event {offset} after {self.next_offset - 1}"
+        self.next_offset = offset + 1
+        if self.audit.as_of <= offset:
+            self.audit.apply(time_us, event)
+            self.audit.as_of = offset + 1
+        apply = self._apply.get(type(event))
+        if apply is not None:
+            apply(offset, time_us, event)
+
+    # --- parts ---------------------------------------------------------------------------------------------------------
+
+    def parts(self) -> Iterator[Part]:
+        """All parts, in a stable order."""
+        yield self.topology
+        yield self.producers
+        yield self.audit
+        yield from (self.queues[number] for number in sorted(self.queues))
+        yield from (self.dead[number] for number in sorted(self.dead))
+
+    def digests(self) -> dict[str, str]:
+        """The digest of every part by its key, and under `all` the digest of these."""
+        found = {part.key: parts.digest(part) for part in self.parts()}
+        whole = hashlib.sha256("".join(f"{key} {value}\n" for key, value in found.items()).encode())
+        return {**found, "all": whole.hexdigest()}
+
+    @classmethod
+    def restore(cls, saved: Iterable[tuple[str, int, bytes]], start: int) -> "Projector":
+        """The state from saved parts (key, as_of, canonical bytes), to be continued with event `start`.
+
+        Raises:
+            FormatUnsupported: a part of an unknown kind.
+        """
+        projector = cls()
+        projector.next_offset = start
+        for key, as_of, data in saved:
+            projector._settled_offset = max(projector._settled_offset, as_of)
+            projector._restore_part(key, as_of, parts.decode(data))
+        return projector
+
+    def _restore_part(self, key: str, as_of: int, snapshot: list[Any]) -> None:
+        kind, _, number = key.partition("/")
+        if kind == "topology":
+            self.topology = Topology.restore(snapshot, as_of)
+        elif kind == "producers":
+            self.producers = Producers.restore(snapshot, as_of)
+        elif kind == "audit":
+            self.audit = Audit.restore(snapshot, as_of)
+        elif kind == "queue":
+            self.queues[int(number)] = Queue.restore(snapshot, as_of)
+        elif kind == "dead":
+            self.dead[int(number)] = DeadLetters.restore(snapshot, as_of)
+        else:
+            raise FormatUnsupported(f"a checkpoint holds a part {key!r} that this version does not know")
+
+    def queue_named(self, name: str) -> Queue | None:
+        """The queue of that name."""
+        number = self.topology.queues.get(name)
+        return None if number is None else self.queues[number]
+
+    def _queue(self, number: int, offset: int) -> Queue | None:
+        """The queue if this event is still to be added to it."""
+        queue = self.queues.get(number)
+        if queue is None:
+            assert offset < self._settled_offset, f"event {offset} is about queue {number}, which is not there"
+            return None
+        if queue.as_of > offset:
+            return None
+        queue.as_of = offset + 1
+        return queue
+
+    def _dead(self, number: int, offset: int) -> DeadLetters | None:
+        dead = self.dead.get(number)
+        if dead is None or dead.as_of > offset:
+            return None
+        dead.as_of = offset + 1
+        return dead
+
+    def _fresh(self, part: Part, offset: int) -> bool:
+        if part.as_of > offset:
+            return False
+        part.as_of = offset + 1
+        return True
+
+    # --- which event goes where ----------------------------------------------------------------------------------------
+
+    def _everyone_left(self, offset: int, *, clean: bool) -> None:
+        if self._fresh(self.topology, offset):
+            self.topology.everyone_left()
+        for queue in self.queues.values():
+            if self._fresh(queue, offset):
+                queue.everyone_left(clean=clean)
+
+    def _broker_started(self, offset: int, time_us: int, event: e.BrokerStarted) -> None:
+        self._everyone_left(offset, clean=event.clean)
+
+    def _broker_stopped(self, offset: int, time_us: int, event: e.BrokerStopped) -> None:
+        self._everyone_left(offset, clean=True)
+
+    def _client_connected(self, offset: int, time_us: int, event: e.ClientConnected) -> None:
+        if self._fresh(self.topology, offset):
+            self.topology.client_connected(event, time_us)
+
+    def _client_disconnected(self, offset: int, time_us: int, event: e.ClientDisconnected) -> None:
+        if self._fresh(self.topology, offset):
+            self.topology.client_disconnected(event)
+
+    def _queue_declared(self, offset: int, time_us: int, event: e.QueueDeclared) -> None:
+        if event.queue not in self.queues:
+            self.queues[event.queue] = Queue(event, time_us)
+            self.queues[event.queue].as_of = offset + 1
+        if self._fresh(self.topology, offset):
+            self.topology.queue_declared(event)
+
+    def _queue_deleted(self, offset: int, time_us: int, event: e.QueueDeleted) -> None:
+        self.queues.pop(event.queue, None)
+        self.dead.pop(event.queue, None)
+        if self._fresh(self.topology, offset):
+            self.topology.queue_deleted(event)
+
+    def _queue_purged(self, offset: int, time_us: int, event: e.QueuePurged) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.purged(event)
+        if dead := self._dead(event.queue, offset):
+            dead.purged(event.kept)
+
+    def _published(self, offset: int, time_us: int, event: e.Published) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.published(event)
+        if event.producer and self._fresh(self.producers, offset):
+            self.producers.published(offset, event)
+
+    def _made_ready(self, offset: int, time_us: int, event: e.MadeReady) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.made_ready(event)
+
+    def _producers_forgotten(self, offset: int, time_us: int, event: e.ProducersForgotten) -> None:
+        if self._fresh(self.producers, offset):
+            self.producers.forgotten(event)
+
+    def _subscribed(self, offset: int, time_us: int, event: e.Subscribed) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.subscribed(event)
+        if self._fresh(self.topology, offset):
+            self.topology.subscribed(event)
+
+    def _unsubscribed(self, offset: int, time_us: int, event: e.Unsubscribed) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.unsubscribed(event)
+        if self._fresh(self.topology, offset):
+            self.topology.unsubscribed(event)
+
+    def _delivered(self, offset: int, time_us: int, event: e.Delivered) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.delivered(event)
+
+    def _acked(self, offset: int, time_us: int, event: e.Acked) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.acked(event)
+        if self.dead and (dead := self._dead(event.queue, offset)):
+            dead.settled(event.spans)
+
+    def _released(self, offset: int, time_us: int, event: e.Released) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.released(event)
+
+    def _dead_lettered(self, offset: int, time_us: int, event: e.DeadLettered) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.dead_lettered(event)
+        if dead := self._dead(event.queue, offset):
+            dead.settled(event.spans)
+        if not event.dead_queue:
+            return
+        if target := self._queue(event.dead_queue, offset):
+            target.received_dead(event)
+            if event.dead_queue not in self.dead:
+                self.dead[event.dead_queue] = DeadLetters(event.dead_queue)
+        if dead := self._dead(event.dead_queue, offset):
+            dead.received(offset, time_us, event)

@@ -1,0 +1,78 @@
+"""Who is there: queues by name, connections, subscriptions; and the numbers that come next."""
+
+from typing import Any
+
+from vibemq import events as e
+
+
+class Topology:
+    """Names and numbers of what exists. Numbers are never used again."""
+
+    key = "topology"
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        self.as_of = 0
+        self.queues: dict[str, int] = {}
+        """Name -> number."""
+        self.connections: dict[int, tuple[str, str, str, int]] = {}
+        """Number -> (client's name, address, codec, connected at us)."""
+        self.subscriptions: dict[int, tuple[int, int, int]] = {}
+        """Number -> (queue, group, connection)."""
+        self.next_queue = 1
+        self.next_connection = 1
+        self.next_subscription = 1
+
+    def queue_declared(self, event: e.QueueDeclared) -> None:
+        """A queue came."""
+        self.queues[event.name] = event.queue
+        self.next_queue = event.queue + 1
+
+    def queue_deleted(self, event: e.QueueDeleted) -> None:
+        """A queue went, with its subscriptions."""
+        self.queues = {name: number for name, number in self.queues.items() if number != event.queue}
+        self.subscriptions = {n: entry for n, entry in self.subscriptions.items() if entry[0] != event.queue}
+
+    def client_connected(self, event: e.ClientConnected, time_us: int) -> None:
+        """A client came."""
+        self.connections[event.connection] = (event.name, event.address, event.codec, time_us)
+        self.next_connection = event.connection + 1
+
+    def client_disconnected(self, event: e.ClientDisconnected) -> None:
+        """A client went; its subscriptions ended before."""
+        self.connections.pop(event.connection, None)
+
+    def subscribed(self, event: e.Subscribed) -> None:
+        """A consumer came."""
+        self.subscriptions[event.subscription] = (event.queue, event.group, event.connection)
+        self.next_subscription = event.subscription + 1
+
+    def unsubscribed(self, event: e.Unsubscribed) -> None:
+        """A consumer went."""
+        self.subscriptions.pop(event.subscription, None)
+
+    def everyone_left(self) -> None:
+        """The broker stopped or started."""
+        self.connections.clear()
+        self.subscriptions.clear()
+
+    def snapshot(self) -> list[Any]:
+        """Plain values in canonical order."""
+        return [
+            sorted(self.queues.items()),
+            sorted(self.connections.items()),
+            sorted(self.subscriptions.items()),
+            [self.next_queue, self.next_connection, self.next_subscription],
+        ]
+
+    @classmethod
+    def restore(cls, snapshot: list[Any], as_of: int) -> "Topology":
+        """The topology of which this is a snapshot."""
+        queues, connections, subscriptions, numbers = snapshot
+        topology = cls()
+        topology.as_of = as_of
+        topology.queues = dict(queues)
+        topology.connections = {number: tuple(entry) for number, entry in connections}
+        topology.subscriptions = {number: tuple(entry) for number, entry in subscriptions}
+        topology.next_queue, topology.next_connection, topology.next_subscription = numbers
+        return topology
