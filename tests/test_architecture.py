@@ -70,29 +70,30 @@ class Row:
 
 # fmt: off
 TABLE: Final = (
-    #   module             may import of vibemq                                  standard libraries
-    Row("errors",          "",                                                   VALUES),
-    Row("batch",           "errors",                                             VALUES,  "msgspec"),
-    Row("events",          "errors batch",                                       VALUES,  "msgspec"),
+    #   module           may import of vibemq                               standard libraries
+    Row("errors",        "",                                                VALUES),
+    Row("batch",         "errors",                                          VALUES,  "msgspec"),
+    Row("events",        "errors batch",                                    VALUES,  "msgspec"),
 
-    Row("log.frame",       "errors batch events",                                VALUES,  "msgspec xxhash"),
-    Row("log.disk",        "errors",                                             FILES),
-    Row("log.index",       "errors batch events log.*",                          CHILD,   "lmdb msgspec xxhash"),
-    Row("log.*",           "errors batch events log.*",                          THREADS, "msgspec xxhash"),
+    Row("log.frame",     "errors batch events",                             VALUES,  "msgspec xxhash"),
+    Row("log.disk",      "errors",                                          FILES),
+    Row("log.index",     "errors batch events log.*",                       CHILD,   "lmdb msgspec xxhash"),
+    Row("log.*",         "errors batch events log.*",                       THREADS, "msgspec xxhash"),
 
-    Row("projections.*",   "errors batch events projections.*",                  VALUES,  "msgspec sortedcontainers xxhash"),
-    Row("protocol.*",      "errors batch protocol.*",                            VALUES,  "msgspec"),
+    Row("projections.*", "errors batch events projections.*",               VALUES,  "msgspec xxhash sortedcontainers"),
+    Row("protocol.*",    "errors batch protocol.*",                         VALUES,  "msgspec"),
 
     # A part taken out of the broker gets a row of its own, and stands in the row of the broker.
-    Row("server.broker.*", "errors batch events projections.* server.broker.*",  VALUES,  "msgspec"),
-    Row("server.*",        f"{BELOW_SERVER} server.*",                           ALL,     "msgspec uvloop xxhash"),
+    Row("server.broker.*",
+                         "errors batch events projections.* server.broker.*", VALUES, "msgspec"),
+    Row("server.*",      f"{BELOW_SERVER} server.*",                        ALL,     "msgspec uvloop xxhash"),
 
-    Row("client.*",        "errors batch protocol.* client.*",                   ALL,     "msgspec"),
-    Row("vibemq",          "errors batch client",                                ALL),
+    Row("client.*",      "errors batch protocol.* client.*",                ALL,     "msgspec"),
+    Row("vibemq",        "errors batch client",                             ALL),
 
-    Row("__main__",        "cli cli.main",                                       ALL),
-    Row("cli.*",           f"{FACADES} cli.*",                                   ALL,     "click msgspec rich"),
-    Row("tools.*",         f"{FACADES} tools.*",                                 ALL,     "click msgspec rich"),
+    Row("__main__",      "cli cli.main",                                    ALL),
+    Row("cli.*",         f"{FACADES} cli.*",                                ALL,     "click msgspec rich"),
+    Row("tools.*",       f"{FACADES} tools.*",                              ALL,     "click msgspec rich"),
 )
 # fmt: on
 
