@@ -1,0 +1,69 @@
+"""Recent batches in memory, so that what is published is delivered without reading it back.
+
+Bounded by bytes; the oldest entry goes first. What is not here is in the log.
+"""
+
+from bisect import bisect_left, bisect_right
+from collections import OrderedDict
+
+from vibemq.server.effects import StoredBatch
+
+
+class BatchCache:
+    """Batches by queue, lane and first sequence; at most `bytes_max` of them, and always the latest one."""
+
+    def __init__(self, bytes_max: int) -> None:
+        """Keep up to `bytes_max` bytes of batches."""
+        self.bytes_max = bytes_max
+        self.bytes = 0
+        self._lanes: dict[tuple[int, int], tuple[list[int], list[StoredBatch]]] = {}
+        self._order: OrderedDict[StoredBatch, None] = OrderedDict()
+
+    def add(self, stored: StoredBatch) -> None:
+        """Keep a batch; a part of it that is here already stays."""
+        key = (stored.queue, stored.lane)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = ([], [])
+        starts, batches = lane
+        at = bisect_left(starts, stored.sequence)
+        if at < len(starts) and starts[at] == stored.sequence:
+            return
+        starts.insert(at, stored.sequence)
+        batches.insert(at, stored)
+        self._order[stored] = None
+        self.bytes += len(stored.batch.data)
+        while self.bytes > self.bytes_max and len(self._order) > 1:
+            self.discard(next(iter(self._order)))
+
+    def find(self, queue: int, lane: int, sequence: int) -> StoredBatch | None:
+        """The batch that holds this message."""
+        found = self._lanes.get((queue, lane))
+        if found is None:
+            return None
+        at = bisect_right(found[0], sequence) - 1
+        if at < 0:
+            return None
+        stored = found[1][at]
+        return stored if sequence < stored.end else None
+
+    def discard(self, stored: StoredBatch) -> None:
+        """Let go of a batch, if it is still here."""
+        found = self._lanes.get((stored.queue, stored.lane))
+        if found is None:
+            return
+        starts, batches = found
+        at = bisect_left(starts, stored.sequence)
+        if at < len(starts) and batches[at] is stored:
+            del starts[at]
+            del batches[at]
+            self.bytes -= len(stored.batch.data)
+            del self._order[stored]
+            if not starts:
+                del self._lanes[stored.queue, stored.lane]
+
+    def discard_queue(self, queue: int) -> None:
+        """Let go of all batches of a queue."""
+        for key in [key for key in self._lanes if key[0] == queue]:
+            for stored in list(self._lanes[key][1]):
+                self.discard(stored)

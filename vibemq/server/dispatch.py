@@ -1,0 +1,158 @@
+"""Who gets which messages next: ready messages meet consumers with credit.
+
+Consumers of a group take turns: one message each while there are few, equal runs in a row when there are many. A consumer
+without credit is passed over, so it holds up nobody.
+"""
+
+from collections.abc import Iterator
+from itertools import accumulate
+
+from vibemq.events import DEFAULT_GROUP, Delivered, Span
+from vibemq.projections.queue import Group, Lane, Queue
+from vibemq.server.batch_cache import BatchCache
+from vibemq.server.effects import Delivery, Load, StoredBatch
+from vibemq.server.journal import Journal
+from vibemq.server.subscription import Subscription
+
+
+class Consumers:
+    """The subscriptions of one group, and whose turn it is."""
+
+    __slots__ = ("subscriptions", "turn")
+
+    def __init__(self) -> None:
+        """Begin without consumers."""
+        self.subscriptions: list[Subscription] = []
+        self.turn = 0
+
+    def with_credit(self) -> list[Subscription]:
+        """Those that may be sent something, beginning with the one whose turn it is."""
+        everyone = self.subscriptions
+        if self.turn:
+            self.turn %= len(everyone) or 1
+            everyone = everyone[self.turn :] + everyone[: self.turn]
+        return [one for one in everyone if one.has_credit]
+
+    def served(self, subscription: Subscription) -> None:
+        """This one had its turn."""
+        self.turn = self.subscriptions.index(subscription) + 1
+
+
+class Dispatcher:
+    """Gives the ready messages of one queue to its consumers."""
+
+    def __init__(self, journal: Journal, cache: BatchCache) -> None:
+        """Work on the journal's state with batches from `cache`."""
+        self._journal = journal
+        self._cache = cache
+        self.loading: set[int] = set()
+        """Queues that wait for a Load."""
+
+    def dispatch(self, queue: Queue, consumers: Consumers) -> list[Subscription]:
+        """Hand out what is ready as far as credit goes, and return who got something."""
+        served: list[Subscription] = []
+        group = queue.groups[DEFAULT_GROUP]
+        takers = consumers.with_credit()
+        while takers and queue.id not in self.loading:
+            ready = queue.ready
+            if not ready:
+                break
+            share = -(-ready // len(takers))
+            for taker in takers[:ready]:
+                if self._give(queue, group, taker, min(share, taker.credit_messages)):
+                    served.append(taker)
+                    consumers.served(taker)
+                if queue.id in self.loading or not queue.ready:
+                    return served
+            takers = [taker for taker in takers if taker.has_credit]
+        return served
+
+    def _give(self, queue: Queue, group: Group, taker: Subscription, count: int) -> bool:
+        lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000
+        spans: list[Span] = []
+        size = 0
+        for number, lane in group.lanes.items():
+            for start, end in _ready(lane, queue.next[number], count):
+                at = start
+                while at < end and taker.has_credit:
+                    stored = self._cache.find(queue.id, number, at)
+                    if stored is None:
+                        self.loading.add(queue.id)
+                        self._journal.loads.append(Load(queue.id, number, at))
+                        break
+                    at, sent = self._send(lane, taker, stored, at, min(end, stored.end), lease_until_us)
+                    size += sent
+                if at > start:
+                    # What was never handed out moves the cursor; what came back does not: they stay two spans.
+                    append_span(spans, (number, start, at), apart=start == lane.cursor)
+                    count -= at - start
+                if at < end:
+                    break
+        if not spans:
+            return False
+        self._journal.record(
+            Delivered(queue.id, DEFAULT_GROUP, taker.id, tuple(spans), size, lease_until_us)
+        )
+        return True
+
+    def _send(  # noqa: PLR0913, PLR0917 - one place, many facts
+        self, lane: Lane, taker: Subscription, stored: StoredBatch, start: int, end: int, lease_until_us: int
+    ) -> tuple[int, int]:
+        """Send messages start <= sequence < end of a batch as far as credit goes; how far that was, and the bytes."""
+        size = 0
+        for low, high, failed, redelivered in _alike(lane, start, end):
+            first, count = low - stored.sequence, high - low
+            part = stored.bytes(first, count)
+            if part > taker.credit_bytes:
+                count = _affordable(stored, first, count, taker.credit_bytes)
+                part = stored.bytes(first, count)
+            delivery = taker.sent(stored, first, count, lease_until_us)
+            taker.credit_messages -= count
+            taker.credit_bytes -= part
+            taker.after = after = max(taker.after, stored.made_ready + 1)
+            self._journal.effects.append(
+                Delivery(after, taker.connection, taker.id, delivery, stored, first, count, failed + 1, redelivered)
+            )
+            size += part
+            if first + count < high - stored.sequence or not taker.has_credit:
+                return low + count, size
+        return end, size
+
+
+def _ready(lane: Lane, next_sequence: int, count: int) -> Iterator[tuple[int, int]]:
+    """Up to `count` ready messages of a lane as intervals, oldest first."""
+    if lane.returned:
+        for start, end in lane.returned.lowest(count):
+            yield start, end
+            count -= end - start
+    if count > 0 and lane.cursor < next_sequence:
+        yield lane.cursor, min(next_sequence, lane.cursor + count)
+
+
+def _alike(lane: Lane, start: int, end: int) -> Iterator[tuple[int, int, int, bool]]:
+    """Cut start <= sequence < end where the number of failed attempts or the redelivered flag changes."""
+    known = max(lane.cursor, lane.redelivered_below)
+    if not lane.failed and (start >= known or end <= known):
+        yield start, end, 0, start < known
+        return
+    for low, high, failed in lane.attempts(start, end):
+        if low < known < high:
+            yield low, known, failed, True
+            yield known, high, failed, False
+        else:
+            yield low, high, failed, low < known
+
+
+def _affordable(stored: StoredBatch, first: int, count: int, size: int) -> int:
+    """How many of the messages fit into `size` bytes; at least one, or a large message would wait for ever."""
+    sums = accumulate(stored.batch.lengths[first : first + count])
+    return max(1, sum(1 for so_far in sums if so_far <= size))
+
+
+def append_span(spans: list[Span], span: Span, *, apart: bool = False) -> None:
+    """Add a span behind the others; it grows the last one where they touch, unless it must stay `apart`."""
+    lane, start, end = span
+    if spans and spans[-1][0] == lane and spans[-1][2] == start and not apart:
+        spans[-1] = (lane, spans[-1][1], end)
+    else:
+        spans.append(span)

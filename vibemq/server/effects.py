@@ -1,0 +1,134 @@
+"""What the broker wants done in the world, as values.
+
+`after` is an offset: the effect must not leave the process before every record below it is durable; 0 waits for nothing.
+`request` is the client's own number for what it asked.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from vibemq.batch import Batch
+from vibemq.errors import VibeMQError
+
+Runs: TypeAlias = tuple[tuple[int, int], ...]
+"""Half-open runs of a subscription's delivery numbers."""
+
+
+class StoredBatch:
+    """A batch as the log holds it: messages `sequence` and on of a lane, at `index` and on of record `offset`.
+
+    `made_ready` is the record that put them into this queue: the same one, unless they came as dead letters.
+    `settled` counts messages that are done with, so that the cache can let go of a batch when it is of no more use.
+    """
+
+    __slots__ = ("batch", "index", "lane", "made_ready", "offset", "queue", "sequence", "settled", "time_us")
+
+    def __init__(  # noqa: PLR0913, PLR0917 - a row of facts
+        self, queue: int, lane: int, sequence: int, offset: int, index: int, made_ready: int, time_us: int, batch: Batch
+    ) -> None:
+        """Keep the batch with its place."""
+        self.queue, self.lane, self.sequence = queue, lane, sequence
+        self.offset, self.index, self.made_ready, self.time_us, self.batch = offset, index, made_ready, time_us, batch
+        self.settled = 0
+
+    @property
+    def end(self) -> int:
+        """One more than the sequence of the last message."""
+        return self.sequence + self.batch.count
+
+    def bytes(self, first: int, count: int) -> int:
+        """The bytes of the records of `count` messages from position `first` on."""
+        batch = self.batch
+        size: int = batch.record_bytes if count == batch.count else sum(batch.lengths[first : first + count])
+        return size
+
+
+class Confirmed(NamedTuple):
+    """A publish is stored."""
+
+    after: int
+    connection: int
+    request: int
+    offset: int
+    sequence: int
+    duplicate: bool
+
+
+class Answer(NamedTuple):
+    """A request succeeded."""
+
+    after: int
+    connection: int
+    request: int
+    result: Any
+
+
+class Refusal(NamedTuple):
+    """A request failed after all."""
+
+    after: int
+    connection: int
+    request: int
+    error: VibeMQError
+
+
+class Delivery(NamedTuple):
+    """`messages` of `stored`, from its position `first` on, go to a subscription."""
+
+    after: int
+    connection: int
+    subscription: int
+    delivery: int
+    stored: StoredBatch
+    first: int
+    messages: int
+    attempt: int
+    redelivered: bool
+
+
+class Drained(NamedTuple):
+    """A pull is over."""
+
+    after: int
+    connection: int
+    subscription: int
+
+
+class LeasesLost(NamedTuple):
+    """A consumer was too slow with these."""
+
+    after: int
+    connection: int
+    subscription: int
+    deliveries: Runs
+
+
+class Ended(NamedTuple):
+    """A subscription is over, and not by the client's wish."""
+
+    after: int
+    connection: int
+    subscription: int
+    error: VibeMQError
+
+
+class Load(NamedTuple):
+    """Messages `sequence` and on of a queue are needed and are not in memory: read them and give them to the broker."""
+
+    queue: int
+    lane: int
+    sequence: int
+
+
+class Peeked(NamedTuple):
+    """Answer with these messages, without taking them: spans (lane, start, end, failed attempts, redelivered)."""
+
+    after: int
+    connection: int
+    request: int
+    queue: int
+    spans: Sequence[tuple[int, int, int, int, bool]]
+
+
+Effect: TypeAlias = Confirmed | Answer | Refusal | Delivery | Drained | LeasesLost | Ended | Peeked
+"""What goes to a client. Load goes to the log instead."""

@@ -1,0 +1,166 @@
+"""What the broker keeps of a subscription in memory only: its credit, and what is on its way to the client.
+
+Every message that is sent gets the subscription's next delivery number. A Run remembers which messages a row of numbers
+means, `open` which numbers are not settled. A message that is sent again gets a new number; so an ack that comes too late
+finds its number closed and settles nothing.
+"""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vibemq.projections.intervals import IntervalSet
+from vibemq.server.effects import StoredBatch
+
+
+class Run:
+    """Delivery numbers `start` .. `end - 1`: messages of `stored` from its position `first` on."""
+
+    __slots__ = ("end", "first", "lease_until_us", "start", "stored")
+
+    def __init__(self, start: int, end: int, stored: StoredBatch, first: int, lease_until_us: int) -> None:
+        """Remember a delivery."""
+        self.start, self.end, self.stored, self.first, self.lease_until_us = start, end, stored, first, lease_until_us
+
+
+class Piece(NamedTuple):
+    """Part of a run: delivery numbers, and where the messages are."""
+
+    start: int
+    end: int
+    stored: StoredBatch
+    first: int
+
+    @property
+    def span(self) -> tuple[int, int, int]:
+        """(lane, first sequence, end)."""
+        sequence = self.stored.sequence + self.first
+        return self.stored.lane, sequence, sequence + self.end - self.start
+
+    @property
+    def ref(self) -> tuple[int, int, int]:
+        """(record offset, index, count)."""
+        return self.stored.offset, self.stored.index + self.first, self.end - self.start
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of the records."""
+        return self.stored.bytes(self.first, self.end - self.start)
+
+
+class Subscription:
+    """One consumer."""
+
+    __slots__ = (
+        "after",
+        "connection",
+        "credit_bytes",
+        "credit_messages",
+        "drain_until_us",
+        "group",
+        "handed",
+        "id",
+        "lease_check_us",
+        "next_delivery",
+        "open",
+        "queue",
+        "runs",
+    )
+
+    def __init__(self, number: int, queue: int, group: int, connection: int, after: int) -> None:
+        """Begin without credit. Nothing may be sent before records below `after` are durable."""
+        self.id, self.queue, self.group, self.connection, self.after = number, queue, group, connection, after
+        self.credit_messages = 0
+        self.credit_bytes = 0
+        self.next_delivery = 1
+        self.handed = 0
+        self.drain_until_us: int | None = None
+        self.lease_check_us: int | None = None
+        self.open = IntervalSet()
+        self.runs: list[Run] = []
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether it may be sent something."""
+        return self.credit_messages > 0 and self.credit_bytes > 0
+
+    def sent(self, stored: StoredBatch, first: int, count: int, lease_until_us: int) -> int:
+        """Messages are on their way: give them numbers, and return the first."""
+        start = self.next_delivery
+        end = self.next_delivery = start + count
+        self.open.add(start, end)
+        self.runs.append(Run(start, end, stored, first, lease_until_us))
+        return start
+
+    def pieces(self, start: int, end: int) -> Iterator[Piece]:
+        """Where the deliveries start <= number < end are; all of them must be open."""
+        runs = self.runs
+        at = bisect_right(runs, start, key=_run_start) - 1 if len(runs) > 1 else 0
+        while start < end:
+            run = runs[at]
+            stop = min(end, run.end)
+            yield Piece(start, stop, run.stored, run.first + start - run.start)
+            start = stop
+            at += 1
+
+    def close(self, start: int, end: int) -> list[Piece]:
+        """Settle what is open of start <= number < end, and tell where it is."""
+        if self.open.covers(start, end):
+            found = list(self.pieces(start, end))
+        else:
+            found = [piece for low, high in self.open.within(start, end) for piece in self.pieces(low, high)]
+        self.open.remove(start, end)
+        self._forget_runs()
+        return found
+
+    def close_all(self) -> list[Piece]:
+        """Settle everything that is open."""
+        return self.close(0, self.next_delivery)
+
+    def expired(self, now_us: int) -> list[tuple[int, int]]:
+        """The open deliveries whose lease has ended."""
+        found = []
+        for run in self.runs:
+            if run.lease_until_us <= now_us:
+                found += self.open.within(run.start, run.end)
+        return found
+
+    def extend(self, start: int, end: int, lease_until_us: int) -> list[Piece]:
+        """Give the open deliveries of start <= number < end a new end of lease, and tell where they are."""
+        found = [piece for low, high in self.open.within(start, end) for piece in self.pieces(low, high)]
+        runs: list[Run] = []
+        for run in self.runs:
+            low, high = max(start, run.start), min(end, run.end)
+            if low >= high:
+                runs.append(run)
+                continue
+            for part_start, part_end, until in (
+                (run.start, low, run.lease_until_us),
+                (low, high, lease_until_us),
+                (high, run.end, run.lease_until_us),
+            ):
+                if part_start < part_end:
+                    runs.append(Run(part_start, part_end, run.stored, run.first + part_start - run.start, until))
+        self.runs = runs
+        return found
+
+    def next_lease_us(self) -> int | None:
+        """When the next lease ends."""
+        return min((run.lease_until_us for run in self.runs), default=None)
+
+    def _forget_runs(self) -> None:
+        """Drop the runs of which nothing is open; those at the front at once, others when they are many."""
+        runs, still_open = self.runs, self.open
+        if not still_open:
+            runs.clear()
+            return
+        lowest, done = still_open.first, 0
+        while runs[done].end <= lowest:
+            done += 1
+        del runs[:done]
+        if len(runs) > 64 and len(runs) > 4 * len(still_open):
+            self.runs = [run for run in runs if still_open.within(run.start, run.end)]
+
+
+def _run_start(run: Run) -> int:
+    return run.start
