@@ -49,8 +49,8 @@ class VibeMQError(Exception):
 
     @property
     def text(self) -> str:
-        """The message for people: what happened, where, and what to do."""
-        return str(self)
+        """The message for people: what happened, where, and what to do. Always text that can be sent as UTF-8."""
+        return str(self).encode("utf-8", "backslashreplace").decode()
 
 
 class UsageError(VibeMQError):

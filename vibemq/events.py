@@ -1,9 +1,9 @@
 """The catalogue of events: what the log records, as values.
 
-An event is a fact: everything that had to be decided (time, ids, who gets what, how many bytes that was) is written in it,
-so that a projection only has to add it up. Facts are encoded as a MessagePack array in the order of the fields. A tag, once
-given, keeps its meaning for ever; a field may be added at the end, with a default, without a new version; any other change
-raises VERSION and adds an upcaster that turns the old array into the new one.
+An event is a fact: everything that had to be decided (time, ids, who gets what, how many bytes that was) is written in
+it, so that a projection only has to add it up. Facts are encoded as a MessagePack array in the order of the fields. A
+tag, once given, keeps its meaning for ever; a field may be added at the end, with a default, without a new version; any
+other change raises VERSION and adds an upcaster that turns the old array into the new one.
 
 `Span` is (lane, first, end): the messages of a lane with first <= sequence < end. Queues, groups, connections and
 subscriptions appear as numbers; the events that introduce them carry the names.
@@ -191,7 +191,8 @@ class Published(Event, frozen=True):
     """A batch of `count` messages became ready; the batch itself is the record's payload.
 
     They have the sequences `sequence` .. `sequence + count - 1` of `lane`; `bytes` is the sum of their records.
-    `producer` with `producer_sequence` (of the first message) recognises the batch when it is sent again; producer 0 has none.
+    `producer` with `producer_sequence` (of the first message) recognises the batch when it is sent again; producer 0
+    has none.
     """
 
     TAG = Tag.PUBLISHED
@@ -275,7 +276,7 @@ class LeaseExtended(Event, frozen=True):
 
 
 class Released(Event, frozen=True):
-    """Unacked messages go back to the queue, ready at `not_before_us` (0: now); `counted` when it was a failed attempt."""
+    """Unacked messages go back to the queue, ready at `not_before_us` (0: now); `counted`: as a failed attempt."""
 
     TAG = Tag.RELEASED
     queue: int
@@ -345,10 +346,10 @@ def decode(tag: int, version: int, facts: bytes | memoryview) -> Event:
     """The event with these facts, brought to the present version.
 
     Raises:
-        FormatUnsupported: a tag or version that a later VibeMQ has written.
+        FormatUnsupported: a tag or version that a later VibeMQ has written, or facts that do not fit them.
     """
     kind = CATALOGUE.get(tag)
-    if kind is None or version > kind.VERSION:
+    if kind is None or not 1 <= version <= kind.VERSION:
         raise FormatUnsupported(
             f"the log holds an event (tag {tag}, version {version}) that this version of VibeMQ does not know; "
             f"open the data folder with the version that wrote it, or a later one"
@@ -360,5 +361,7 @@ def decode(tag: int, version: int, facts: bytes | memoryview) -> Event:
         for old in range(version, kind.VERSION):
             raw = UPCASTERS[tag, old](raw)
         return msgspec.convert(raw, kind)
-    except msgspec.MsgspecError as problem:
-        raise FormatUnsupported(f"an event (tag {tag}, version {version}) has facts that do not fit: {problem}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, LookupError, TypeError) as problem:
+        # The last two are what an upcaster meets in an array that is not of its version.
+        text = f"an event (tag {tag}, version {version}) has facts that do not fit: {problem}"
+        raise FormatUnsupported(text) from None

@@ -1,7 +1,7 @@
 """The binary codec: frames to values and back.
 
-What is frequent has a fixed layout, little-endian, given beside each Struct below; all else is a CONTROL frame whose body
-is a MessagePack map with its `type`. Strings are UTF-8.
+What is frequent has a fixed layout, little-endian, given beside each Struct below; all else is a CONTROL frame whose
+body is a MessagePack map with its `type`. Strings are UTF-8.
 """
 
 import struct
@@ -10,8 +10,10 @@ from typing import Final
 import msgspec
 
 from vibemq.batch import Batch
-from vibemq.errors import InvalidName, InvalidRequest, MalformedFrame
+from vibemq.errors import FrameTooLong, InvalidName, InvalidRequest, MalformedFrame, RequestError, UsageError
 from vibemq.protocol import messages as m
+from vibemq.protocol.checks import BAD_INPUT, REFUSAL_TEXT_MAX, check_deliveries, checked, refuse_control
+from vibemq.protocol.fields import CONTROL_BYTES_MAX, NUMBER_MAX, RUNS_MAX, check_name
 from vibemq.protocol.frames import HEAD, Frame, Kind
 
 PUBLISH: Final = struct.Struct("<IQB")
@@ -19,12 +21,16 @@ PUBLISH: Final = struct.Struct("<IQB")
 CONFIRMED: Final = struct.Struct("<IQQ")
 """request u32, record offset u64, sequence of the first message u64. Flag 1: duplicate."""
 DELIVER: Final = struct.Struct("<QQQQQIHH")
-"""subscription, delivery, sequence, offset, time_us u64 each, index u32, attempt u16, zero u16; then a batch. Flag 1: redelivered."""
+"""subscription, delivery, sequence, offset, time_us u64 each, index u32, attempt u16, zero u16; then a batch.
+Flag 1: redelivered."""
 ACK: Final = struct.Struct("<IQ")
 """request u32, subscription u64; then runs of two u64, first and end."""
 CREDIT: Final = struct.Struct("<QIIQi")
 """subscription u64, messages u32, bytes u32, handed u64, wait_ms i32."""
 FLAG: Final = 1
+
+PUBLISH_BYTES: Final = PUBLISH.size
+DELIVER_BYTES: Final = DELIVER.size
 
 _PUBLISH_HEAD: Final = struct.Struct(HEAD.format + PUBLISH.format[1:])
 _CONFIRMED_HEAD: Final = struct.Struct(HEAD.format + CONFIRMED.format[1:])
@@ -54,21 +60,17 @@ ControlReply = (
     m.Welcome | m.Confirmed | m.Done | m.Failed | m.Drained | m.LeasesLost | m.Ended | m.Ping | m.Pong | m.Goodbye
 )
 
+# Kinds as plain integers: looking up a member of an enum costs as much as unpacking a frame's head.
+_CONTROL: Final = int(Kind.CONTROL)
+_PUBLISH: Final = int(Kind.PUBLISH)
+_CONFIRMED: Final = int(Kind.CONFIRMED)
+_DELIVER: Final = int(Kind.DELIVER)
+_ACK: Final = int(Kind.ACK)
+_CREDIT: Final = int(Kind.CREDIT)
+
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder = msgspec.msgpack.Decoder(ControlCommand)
 _reply_decoder = msgspec.msgpack.Decoder(ControlReply)
-
-
-def _control(message: m.Control) -> list[bytes | memoryview]:
-    body = _encoder.encode(message)
-    return [HEAD.pack(len(body), Kind.CONTROL, 0, 0) + body]
-
-
-def _decode_control(decoder: msgspec.msgpack.Decoder[m.Control], body: memoryview) -> m.Control:
-    try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError) as problem:
-        raise MalformedFrame(f"a control frame is no request of this protocol: {problem}") from None
 
 
 def decode_command(frame: Frame) -> m.Command | m.Refused:
@@ -76,69 +78,120 @@ def decode_command(frame: Frame) -> m.Command | m.Refused:
 
     Raises:
         MalformedFrame: the connection cannot go on.
+        FrameTooLong: a control frame above CONTROL_BYTES_MAX.
     """
-    kind, _, body = frame
+    kind, flags, body = frame
+    if flags:
+        raise MalformedFrame(f"flags {flags:#04x} on a frame of kind {kind}: clients send none in this version")
     try:
-        if kind == Kind.PUBLISH:
+        if kind == _PUBLISH:
             return _decode_publish(body)
-        if kind == Kind.ACK:
-            request, subscription = ACK.unpack_from(body)
-            return m.Ack(request=request, subscription=subscription, deliveries=_decode_runs(body[ACK.size :]))
-        if kind == Kind.CREDIT:
-            subscription, count, size, handed, wait_ms = CREDIT.unpack(body)
-            return m.Credit(subscription=subscription, messages=count, bytes=size, handed=handed, wait_ms=wait_ms)
+        if kind == _ACK:
+            return _decode_ack(body)
+        if kind == _CREDIT:
+            return _decode_credit(body)
     except struct.error:
-        raise MalformedFrame(f"a {Kind(kind).name} frame with a body of {len(body)} bytes is too short") from None
-    if kind == Kind.CONTROL:
-        return _decode_control(_command_decoder, body)
+        raise MalformedFrame(f"a {Kind(kind).name} frame cannot have a body of {len(body)} bytes") from None
+    if kind == _CONTROL:
+        return _decode_control(body)
     raise MalformedFrame(f"frames of kind {kind} are not known, or not sent by clients")
 
 
 def _decode_publish(body: memoryview) -> m.Publish | m.Refused:
     request, sequence, size = PUBLISH.unpack_from(body)
-    at = PUBLISH.size + size
+    at = PUBLISH_BYTES + size
     try:
-        queue = str(body[PUBLISH.size : at], "utf-8")
-        batch = Batch(bytes(body[at:]))
+        queue = str(body[PUBLISH_BYTES:at], "utf-8")
+        check_name(queue)
+        if not request or sequence > NUMBER_MAX:
+            raise InvalidRequest(f"a publish needs a request above 0 and a sequence of at most {NUMBER_MAX}")
+        return m.Publish(request, queue, sequence, Batch(bytes(body[at:])))
     except UnicodeDecodeError:
-        return m.Refused(request, InvalidName("a queue's name is not UTF-8"))
+        return m.Refused(request, InvalidName("the name of a queue is not UTF-8"))
+    except RequestError as problem:
+        return m.Refused(request, problem)
+
+
+def _decode_ack(body: memoryview) -> m.Ack | m.Refused:
+    request, subscription = ACK.unpack_from(body)
+    runs = body[ACK.size :]
+    if len(runs) % _RUN.size:
+        raise MalformedFrame(f"an ACK frame has runs of {_RUN.size} bytes, and not {len(runs)} of them")
+    try:
+        if subscription > NUMBER_MAX or len(runs) > RUNS_MAX * _RUN.size:
+            raise InvalidRequest(f"an ack has a subscription of at most {NUMBER_MAX} and at most {RUNS_MAX} runs")
+        deliveries = tuple(_RUN.iter_unpack(runs))
+        check_deliveries(deliveries)
     except InvalidRequest as problem:
         return m.Refused(request, problem)
-    return m.Publish(request, queue, sequence, batch)
+    return m.Ack(request=request, subscription=subscription, deliveries=deliveries)
 
 
-def _decode_runs(data: memoryview) -> m.Deliveries:
-    if not data or len(data) % _RUN.size:
-        raise MalformedFrame(f"an ACK frame needs runs of {_RUN.size} bytes and has {len(data)}")
-    return tuple(_RUN.iter_unpack(data))
+def _decode_credit(body: memoryview) -> m.Credit:
+    subscription, count, size, handed, wait_ms = CREDIT.unpack(body)
+    if subscription > NUMBER_MAX or handed > NUMBER_MAX or wait_ms < -1:
+        raise MalformedFrame(f"a CREDIT frame has numbers of at most {NUMBER_MAX}, and wait_ms from -1 on")
+    return m.Credit(subscription=subscription, messages=count, bytes=size, handed=handed, wait_ms=wait_ms)
+
+
+def _decode_control(body: memoryview) -> m.Command | m.Refused:
+    if len(body) > CONTROL_BYTES_MAX:
+        raise FrameTooLong(f"a control frame of {len(body)} bytes is above the limit of {CONTROL_BYTES_MAX}")
+    try:
+        command = _command_decoder.decode(body)
+    except BAD_INPUT as problem:
+        return refuse_control(body, problem)
+    return checked(command)
 
 
 def encode_command(command: m.Command) -> list[bytes | memoryview]:
-    """The buffers of a frame for a client to send. Publish goes through `encode_publish`, which takes parts."""
-    if isinstance(command, m.Ack):
-        body = ACK.pack(command.request, command.subscription) + b"".join(_RUN.pack(*run) for run in command.deliveries)
-        return [HEAD.pack(len(body), Kind.ACK, 0, 0) + body]
-    if isinstance(command, m.Credit):
-        body = CREDIT.pack(command.subscription, command.messages, command.bytes, command.handed, command.wait_ms)
-        return [HEAD.pack(len(body), Kind.CREDIT, 0, 0) + body]
-    if isinstance(command, m.Publish):
-        return encode_publish(command.request, command.queue.encode(), command.sequence, [command.batch.data])
-    return _control(command)
+    """The buffers of a frame for a client to send. Publish goes through `encode_publish`, which takes parts.
+
+    Raises:
+        UsageError: a field that does not fit its place in the frame.
+    """
+    try:
+        if isinstance(command, m.Ack):
+            runs = b"".join(_RUN.pack(*run) for run in command.deliveries)
+            return [
+                HEAD.pack(ACK.size + len(runs), _ACK, 0, 0) + ACK.pack(command.request, command.subscription) + runs
+            ]
+        if isinstance(command, m.Credit):
+            body = CREDIT.pack(command.subscription, command.messages, command.bytes, command.handed, command.wait_ms)
+            return [HEAD.pack(CREDIT.size, _CREDIT, 0, 0) + body]
+        if isinstance(command, m.Publish):
+            return encode_publish(command.request, command.queue.encode(), command.sequence, [command.batch.data])
+        return _encode_control(command)
+    except (struct.error, OverflowError, UnicodeEncodeError) as problem:
+        text = f"a field of {type(command).__name__} does not fit its frame: {problem}"
+        raise UsageError(text[:REFUSAL_TEXT_MAX]) from None
 
 
-def encode_publish(request: int, queue: bytes, sequence: int, batch: list[bytes | memoryview]) -> list[bytes | memoryview]:
-    """The buffers of a PUBLISH frame whose batch is given in parts."""
-    length = PUBLISH.size + len(queue) + sum(map(len, batch))
-    return [_PUBLISH_HEAD.pack(length, Kind.PUBLISH, 0, 0, request, sequence, len(queue)) + queue, *batch]
+def _encode_control(message: m.Control) -> list[bytes | memoryview]:
+    body = _encoder.encode(message)
+    return [HEAD.pack(len(body), _CONTROL, 0, 0) + body]
+
+
+def encode_publish(
+    request: int, queue: bytes, sequence: int, batch: list[bytes | memoryview]
+) -> list[bytes | memoryview]:
+    """The buffers of a PUBLISH frame whose batch is given in parts.
+
+    Raises:
+        struct.error: a name above 255 bytes, a batch above 4 GiB, or a number that does not fit; `encode_command` and
+            callers that keep to the limits of Welcome never meet it.
+    """
+    length = PUBLISH_BYTES + len(queue) + sum(map(len, batch))
+    return [_PUBLISH_HEAD.pack(length, _PUBLISH, 0, 0, request, sequence, len(queue)) + queue, *batch]
 
 
 def encode_reply(reply: m.Reply) -> list[bytes | memoryview]:
     """The buffers of a frame for the broker to send."""
     if isinstance(reply, m.Deliver):
-        length = DELIVER.size + sum(map(len, reply.parts))
+        length = DELIVER_BYTES + sum(map(len, reply.parts))
         head = _DELIVER_HEAD.pack(
             length,
-            Kind.DELIVER,
+            _DELIVER,
             reply.redelivered,
             0,
             reply.subscription,
@@ -154,10 +207,10 @@ def encode_reply(reply: m.Reply) -> list[bytes | memoryview]:
     if isinstance(reply, m.Confirmed):
         return [
             _CONFIRMED_HEAD.pack(
-                CONFIRMED.size, Kind.CONFIRMED, reply.duplicate, 0, reply.request, reply.offset, reply.sequence
+                CONFIRMED.size, _CONFIRMED, reply.duplicate, 0, reply.request, reply.offset, reply.sequence
             )
         ]
-    return _control(reply)
+    return _encode_control(reply)
 
 
 def decode_reply(frame: Frame) -> m.Reply:
@@ -168,16 +221,24 @@ def decode_reply(frame: Frame) -> m.Reply:
     """
     kind, flags, body = frame
     try:
-        if kind == Kind.DELIVER:
-            subscription, delivery, sequence, offset, time_us, index, attempt, _ = DELIVER.unpack_from(body)
-            batch: list[bytes | memoryview] = [bytes(body[DELIVER.size :])]
-            redelivered = bool(flags & FLAG)
-            return m.Deliver(subscription, delivery, sequence, offset, index, time_us, attempt, redelivered, batch)
-        if kind == Kind.CONFIRMED:
+        if kind == _DELIVER:
+            return _decode_deliver(flags, body)
+        if kind == _CONFIRMED:
             request, offset, sequence = CONFIRMED.unpack(body)
             return m.Confirmed(request=request, offset=offset, sequence=sequence, duplicate=bool(flags & FLAG))
     except struct.error:
-        raise MalformedFrame(f"a {Kind(kind).name} frame with a body of {len(body)} bytes is too short") from None
-    if kind == Kind.CONTROL:
-        return _decode_control(_reply_decoder, body)
-    raise MalformedFrame(f"frames of kind {kind} are not known, or not sent by brokers")
+        raise MalformedFrame(f"a {Kind(kind).name} frame cannot have a body of {len(body)} bytes") from None
+    if kind != _CONTROL:
+        raise MalformedFrame(f"frames of kind {kind} are not known, or not sent by brokers")
+    try:
+        reply: m.Reply = _reply_decoder.decode(body)
+    except BAD_INPUT as problem:
+        text = str(problem)[:REFUSAL_TEXT_MAX]
+        raise MalformedFrame(f"a control frame is no reply of this protocol: {text}") from None
+    return reply
+
+
+def _decode_deliver(flags: int, body: memoryview) -> m.Deliver:
+    subscription, delivery, sequence, offset, time_us, index, attempt, _ = DELIVER.unpack_from(body)
+    batch: list[bytes | memoryview] = [bytes(body[DELIVER_BYTES:])]
+    return m.Deliver(subscription, delivery, sequence, offset, index, time_us, attempt, bool(flags & FLAG), batch)

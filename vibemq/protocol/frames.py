@@ -18,6 +18,7 @@ from vibemq.errors import FrameTooLong, MalformedFrame, ProtocolError
 
 PREFACE: Final = b"VMQ\x00"
 HEAD: Final = struct.Struct("<IBBH")
+HEAD_BYTES: Final = 8
 
 Frame: TypeAlias = tuple[int, int, memoryview]
 """(kind, flags, body). The body is a view that is valid only until the next feed."""
@@ -63,17 +64,18 @@ class FrameReader:
             if self._partial_is_whole():
                 partial, self._partial = self._partial, bytearray()
                 _, kind, flags, _ = HEAD.unpack_from(partial)
-                yield kind, flags, memoryview(partial)[HEAD.size :]
+                yield kind, flags, memoryview(partial)[HEAD_BYTES:]
         size = len(data)
-        while size - at >= HEAD.size and self.error is None:
+        while size - at >= HEAD_BYTES and self.error is None:
             length, kind, flags, zero = HEAD.unpack_from(data, at)
             if length > self.limit or zero:
                 self._refuse(length, zero)
                 return
-            end = at + HEAD.size + length
+            start = at + HEAD_BYTES
+            end = start + length
             if end > size:
                 break
-            yield kind, flags, data[at + HEAD.size : end]
+            yield kind, flags, data[start:end]
             at = end
         if at < size and self.error is None:
             self._partial += data[at:]
@@ -81,25 +83,32 @@ class FrameReader:
     def _collect(self, data: memoryview) -> int:
         """Add to the frame that straddles what it still needs, and give how much of `data` that took."""
         partial = self._partial
-        taken = max(0, HEAD.size - len(partial))
+        taken = max(0, HEAD_BYTES - len(partial))
         partial += data[:taken]
-        if len(partial) < HEAD.size:
+        if len(partial) < HEAD_BYTES:
             return len(data)
         length, _, _, zero = HEAD.unpack_from(partial)
         if length > self.limit or zero:
             self._refuse(length, zero)
             return len(data)
-        need = HEAD.size + length - len(partial)
+        need = HEAD_BYTES + length - len(partial)
         partial += data[taken : taken + need]
         return min(len(data), taken + need)
 
     def _partial_is_whole(self) -> bool:
         partial = self._partial
-        return len(partial) >= HEAD.size and len(partial) == HEAD.size + HEAD.unpack_from(partial)[0]
+        if len(partial) < HEAD_BYTES:
+            return False
+        length, _, _, _ = HEAD.unpack_from(partial)
+        return bool(len(partial) == HEAD_BYTES + length)
 
     def _refuse(self, length: int, zero: int) -> None:
         self._partial = bytearray()
         if zero:
-            self.error = MalformedFrame("bytes 6 and 7 of a frame must be zero: this is no VibeMQ frame, or the stream is out of step")
+            self.error = MalformedFrame(
+                "bytes 6 and 7 of a frame must be zero: this is no VibeMQ frame, or the stream is out of step"
+            )
         else:
-            self.error = FrameTooLong(f"a frame of {length} bytes is above the limit of {self.limit}: send smaller batches")
+            self.error = FrameTooLong(
+                f"a frame of {length} bytes is above the limit of {self.limit}: send smaller batches"
+            )

@@ -1,24 +1,31 @@
 """The JSON codec: one object a line, for people with netcat and for languages without MessagePack.
 
-It says the same as the binary codec. Only Publish and Deliver differ: their batch is a list of messages, which is packed
-into the canonical layout on the way in and unpacked on the way out.
+It says the same as the binary codec. Only Publish and Deliver differ: their batch is a list of messages, which is
+packed into the canonical layout on the way in and unpacked on the way out. Bytes in a Done.result become base64, but
+for the `body` of a message, which becomes `body` or `body_base64` as it does in Deliver.
 """
 
 import base64
-import binascii
+import re
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
 import msgspec
 
 from vibemq import batch as batches
 from vibemq.batch import Batch
-from vibemq.errors import FrameTooLong, InvalidRequest, MalformedFrame, ProtocolError
+from vibemq.errors import FrameTooLong, InvalidRequest, MalformedFrame, ProtocolError, RequestError
 from vibemq.protocol import messages as m
 from vibemq.protocol.binary import ControlCommand
+from vibemq.protocol.checks import BAD_INPUT, checked, refuse_json
+from vibemq.protocol.fields import ELEMENTS_MAX, check_name
 
 _command_decoder = msgspec.json.Decoder(ControlCommand | m.JsonPublish)
 _encoder = msgspec.json.Encoder()
+_STRING: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 class LineReader:
@@ -38,15 +45,18 @@ class LineReader:
             return
         *lines, rest = bytes(data).split(b"\n")
         for line in lines:
-            whole, self._partial = bytes(self._partial + line), bytearray()
+            whole = line
+            if self._partial:
+                whole, self._partial = bytes(self._partial) + line, bytearray()
             if len(whole) > self.limit:
                 self._refuse()
                 return
             if whole.strip():
                 yield whole
-        self._partial += rest
-        if len(self._partial) > self.limit:
+        if len(self._partial) + len(rest) > self.limit:
             self._refuse()
+        else:
+            self._partial += rest
 
     def _refuse(self) -> None:
         self.error = FrameTooLong(f"a line of more than {self.limit} bytes: send fewer messages at a time")
@@ -57,65 +67,72 @@ def decode_command(line: bytes) -> m.Command | m.Refused:
     """The command in a line, or what to refuse.
 
     Raises:
-        MalformedFrame: no JSON object of this protocol.
+        MalformedFrame: the line is no JSON, or has more than ELEMENTS_MAX elements.
     """
+    if line.count(b",") > ELEMENTS_MAX and _has_too_many_elements(line):
+        raise MalformedFrame(f"a line has more than {ELEMENTS_MAX} elements: send fewer messages at a time")
     try:
         command: m.Command | m.JsonPublish = _command_decoder.decode(line)
-    except (msgspec.DecodeError, RecursionError) as problem:
-        raise MalformedFrame(f"a line is no JSON request of this protocol: {problem}") from None
+    except BAD_INPUT as problem:
+        return refuse_json(line, problem)
     if not isinstance(command, m.JsonPublish):
-        return command
+        return checked(command)
     try:
+        check_name(command.queue)
         bodies = [_body(message) for message in command.messages]
-        for message in command.messages:
-            for key, value in message.headers.items():
-                if not isinstance(value, batches.HeaderValue):
-                    raise InvalidRequest(f"message header {key!r} is no plain value")
-        parts = batches.pack(bodies, [message.headers for message in command.messages], command.priority)
-        return m.Publish(command.request, command.queue, command.sequence, Batch(b"".join(parts)))
-    except InvalidRequest as problem:
+        headers = [message.headers for message in command.messages]
+        batch = Batch(b"".join(batches.pack(bodies, headers, command.priority)))
+    except RequestError as problem:
         return m.Refused(command.request, problem)
-    except Exception as problem:  # a number too large for a column
-        return m.Refused(command.request, InvalidRequest(str(problem)))
+    return m.Publish(command.request, command.queue, command.sequence, batch)
 
 
-def _body(message: m.JsonMessage) -> bytes:
+def _has_too_many_elements(line: bytes) -> bool:
+    """Count the commas outside of strings, and the strings, and stop at the budget: the work is bounded by it."""
+    commas = at = 0
+    for strings, string in enumerate(_STRING.finditer(line)):
+        commas += line.count(b",", at, string.start())
+        at = string.end()
+        if commas > ELEMENTS_MAX or strings > 2 * ELEMENTS_MAX:
+            return True
+    return commas + line.count(b",", at) > ELEMENTS_MAX
+
+
+def _body(message: m.JsonNewMessage) -> bytes:
     if (message.body is None) == (message.body_base64 is None):
         raise InvalidRequest("a message needs either a body or a body_base64")
     if message.body is not None:
-        return message.body.encode("utf-8", "surrogatepass")
+        return message.body.encode()
     try:
         return base64.b64decode(message.body_base64 or "", validate=True)
-    except binascii.Error as problem:
+    except ValueError as problem:  # binascii.Error, or characters that are not ASCII
         raise InvalidRequest(f"body_base64 is no base64: {problem}") from None
 
 
 def rfc3339(time_us: int) -> str:
-    """A time in microseconds since 1970 as RFC 3339 text, UTC."""
-    return datetime.fromtimestamp(time_us / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    """A time in microseconds since 1970 as RFC 3339 text, UTC; what lies behind the year 9999 is its end."""
+    return (_EPOCH + timedelta(microseconds=min(time_us, _LAST_US))).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def json_messages(queue: str | None, deliver: m.Deliver) -> tuple[m.JsonMessage, ...]:
-    """The messages of a delivery, in the shape of the public contract."""
+def json_messages(queue: str | None, deliver: m.Deliver) -> Iterator[m.JsonMessage]:
+    """The messages of a delivery, in the shape of the public contract, lazily: never all of a large batch at once."""
     batch = Batch(b"".join(deliver.parts))
     published_at = rfc3339(deliver.time_us)
-    found = []
-    for at, (body, headers) in enumerate(zip(batch.bodies(), batch.headers(), strict=True)):
+    for at, (body, packed) in enumerate(zip(batch.bodies(), batch.packed_headers(), strict=True)):
         text, encoded = _text_or_base64(body)
-        found.append(
-            m.JsonMessage(
-                id=f"{deliver.offset}-{deliver.index + at}",
-                queue=queue,
-                sequence=deliver.sequence + at,
-                body=text,
-                body_base64=encoded,
-                headers=headers,
-                attempt=deliver.attempt,
-                redelivered=deliver.redelivered,
-                published_at=published_at,
-            )
+        headers, headers_base64 = _headers_or_base64(packed)
+        yield m.JsonMessage(
+            id=f"{deliver.offset}-{deliver.index + at}",
+            queue=queue,
+            sequence=deliver.sequence + at,
+            body=text,
+            body_base64=encoded,
+            headers=headers,
+            headers_base64=headers_base64,
+            attempt=deliver.attempt,
+            redelivered=deliver.redelivered,
+            published_at=published_at,
         )
-    return tuple(found)
 
 
 def _text_or_base64(body: bytes) -> tuple[str | None, str | None]:
@@ -125,9 +142,27 @@ def _text_or_base64(body: bytes) -> tuple[str | None, str | None]:
         return None, base64.b64encode(body).decode()
 
 
+def _headers_or_base64(packed: bytes | memoryview) -> tuple[batches.Headers, str | None]:
+    try:
+        return batches.unpack_headers(packed), None
+    except InvalidRequest:
+        return {}, base64.b64encode(packed).decode()
+
+
 def encode_reply(reply: m.Reply) -> list[bytes | memoryview]:
     """The line of a reply."""
     if isinstance(reply, m.Deliver):
-        messages = json_messages(None, reply)
-        reply = m.JsonDeliver(subscription=reply.subscription, delivery=reply.delivery, messages=messages)  # type: ignore[assignment]
+        messages = [msgspec.Raw(_encoder.encode(message)) for message in json_messages(None, reply)]
+        line = {"type": "deliver", "subscription": reply.subscription, "delivery": reply.delivery, "messages": messages}
+        return [_encoder.encode(line) + b"\n"]
+    if isinstance(reply, m.Done) and isinstance(reply.result, list):
+        reply = m.Done(request=reply.request, result=[_with_json_body(item) for item in reply.result])
     return [_encoder.encode(reply) + b"\n"]
+
+
+def _with_json_body(item: object) -> object:
+    if not isinstance(item, dict) or not isinstance(item.get("body"), bytes):
+        return item
+    text, encoded = _text_or_base64(item["body"])
+    shape = {"body": text} if encoded is None else {"body_base64": encoded}
+    return shape | {key: value for key, value in item.items() if key != "body"}

@@ -6,17 +6,30 @@ An Ack or Nack with request 0 asks for none. Durations are milliseconds, times m
 a message that is sent again gets a new number, so an ack can never settle a later delivery than the one it means.
 """
 
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from vibemq.batch import Batch
+from vibemq.batch import MESSAGES_MAX, PRIORITY_NORMAL, Batch
 from vibemq.errors import RequestError
+from vibemq.protocol.fields import (
+    Count,
+    Deliveries,
+    Duration,
+    Number,
+    Priority,
+    Producer,
+    Request,
+    RequestOrNone,
+    Settings,
+    Text,
+    Version,
+    Wait,
+    Word,
+)
 
 VERSION = 1
 """The protocol version that this code speaks."""
-
-Deliveries: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def _kebab(name: str) -> str:
@@ -27,19 +40,19 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_
     """Base of what travels as a map: MessagePack in the binary codec, an object in JSON."""
 
 
-# --- from the client ---------------------------------------------------------------------------------------------------
+# --- from the client ------------------------------------------------------------------------------------------------
 
 
 class Hello(Control, frozen=True, kw_only=True):
-    """The first frame of a connection. `producer` makes resent publishes recognisable; 0: this client sends none twice."""
+    """The first frame of a connection. `producer` makes resent publishes recognisable; 0: there will be none."""
 
-    request: int = 1
-    version_min: int = VERSION
-    version_max: int = VERSION
-    client: str = ""
-    heartbeat_ms: int = 0
-    producer: int = 0
-    compression: tuple[str, ...] = ()
+    request: Request = 1
+    version_min: Version = VERSION
+    version_max: Version = VERSION
+    client: Word = ""
+    heartbeat_ms: Duration = 0
+    producer: Producer = 0
+    compression: Annotated[tuple[Word, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class Publish(msgspec.Struct, frozen=True):
@@ -54,18 +67,18 @@ class Publish(msgspec.Struct, frozen=True):
 class Subscribe(Control, frozen=True, kw_only=True):
     """Take part in a queue, with credit for `messages` and `bytes` from the start."""
 
-    request: int
+    request: Request
     queue: str
     group: str | None = None
-    messages: int = 0
-    bytes: int = 0
+    messages: Count = 0
+    bytes: Count = 0
 
 
 class Unsubscribe(Control, frozen=True, kw_only=True):
     """End a subscription: what it holds goes back without counting an attempt."""
 
-    request: int
-    subscription: int
+    request: Request
+    subscription: Number
 
 
 class Credit(Control, frozen=True, kw_only=True):
@@ -75,95 +88,95 @@ class Credit(Control, frozen=True, kw_only=True):
     the credit that is left: this is how a client pulls.
     """
 
-    subscription: int
-    messages: int
-    bytes: int
-    handed: int = 0
-    wait_ms: int = -1
+    subscription: Number
+    messages: Count
+    bytes: Count
+    handed: Number = 0
+    wait_ms: Wait = -1
 
 
 class Ack(Control, frozen=True, kw_only=True):
     """These deliveries are done."""
 
-    subscription: int
+    subscription: Number
     deliveries: Deliveries
-    request: int = 0
+    request: RequestOrNone = 0
 
 
 class Nack(Control, frozen=True, kw_only=True):
     """These deliveries failed, or with `reject` can never succeed and go to the dead letters at once."""
 
-    subscription: int
+    subscription: Number
     deliveries: Deliveries
-    request: int = 0
-    delay_ms: int | None = None
-    reason: str = ""
+    request: RequestOrNone = 0
+    delay_ms: Duration | None = None
+    reason: Text = ""
     reject: bool = False
 
 
 class Extend(Control, frozen=True, kw_only=True):
     """The client still works on these deliveries: their lease ends `lease_ms` from now (0: the queue's own lease)."""
 
-    subscription: int
+    subscription: Number
     deliveries: Deliveries
-    lease_ms: int = 0
-    request: int = 0
+    lease_ms: Duration = 0
+    request: RequestOrNone = 0
 
 
 class Declare(Control, frozen=True, kw_only=True):
     """Create a queue, or check that it has these settings. Settings that are not given take their defaults."""
 
-    request: int
+    request: Request
     queue: str
-    settings: dict[str, str | int | float] = {}
+    settings: Settings = {}
 
 
 class ListQueues(Control, frozen=True, kw_only=True):
     """Ask for all queues. Done.result: a list of what ShowQueue gives."""
 
-    request: int
+    request: Request
 
 
 class ShowQueue(Control, frozen=True, kw_only=True):
     """Ask for one queue: its settings and counts."""
 
-    request: int
+    request: Request
     queue: str
 
 
 class Purge(Control, frozen=True, kw_only=True):
     """Throw away what is ready in a queue. Done.result: {"count": n}."""
 
-    request: int
+    request: Request
     queue: str
 
 
 class Delete(Control, frozen=True, kw_only=True):
     """Delete a queue with all it holds. Done.result: {"count": n}."""
 
-    request: int
+    request: Request
     queue: str
 
 
 class Peek(Control, frozen=True, kw_only=True):
     """Read up to `count` ready messages from sequence `start` on, and take none. Done.result: see docs/protocol.md."""
 
-    request: int
+    request: Request
     queue: str
-    start: int = 0
-    count: int = 100
+    start: Number = 0
+    count: Count = 100
 
 
 class Flush(Control, frozen=True, kw_only=True):
     """Answered when all that this connection sent before is durable."""
 
-    request: int
+    request: Request
 
 
 class Digest(Control, frozen=True, kw_only=True):
     """Ask for the digest of every projection, and the offset at which it holds."""
 
-    request: int
+    request: Request
 
 
 class Ping(Control, frozen=True, kw_only=True):
@@ -173,8 +186,8 @@ class Ping(Control, frozen=True, kw_only=True):
 class Goodbye(Control, frozen=True, kw_only=True):
     """The sender is about to close: in order when `code` is 0."""
 
-    code: int = 0
-    text: str = ""
+    code: Count = 0
+    text: Text = ""
 
 
 Command: TypeAlias = (
@@ -199,45 +212,45 @@ Command: TypeAlias = (
 )
 
 
-
 class Refused(msgspec.Struct, frozen=True):
-    """What a session gives in place of a command that cannot be: the broker answers Failed(request, error's code and text).
+    """What a session gives in place of a command that cannot be.
 
-    `request` is 0 where the command carries no number that could be read.
+    The broker answers Failed with `request` and the error's code and text. `request` is 0 where the command carries no
+    number that could be read.
     """
 
     request: int
     error: RequestError
 
 
-# --- from the broker ---------------------------------------------------------------------------------------------------
+# --- from the broker ------------------------------------------------------------------------------------------------
 
 
 class Welcome(Control, frozen=True, kw_only=True):
     """The answer to Hello: what was agreed, and the limits that hold.
 
-    A client may have `publish_window_bytes` of batches, and `publish_window_batches` of them, sent and not yet answered.
+    A client may have `publish_window_bytes` of batches, and `publish_window_batches` of them, sent and not answered.
     """
 
-    request: int
-    version: int
+    request: Request
+    version: Version
     broker: str
-    connection: int
-    heartbeat_ms: int
-    frame_bytes_max: int
-    batch_messages_max: int
-    publish_window_bytes: int
-    publish_window_batches: int
-    lease_ms_min: int = 0
+    connection: Number
+    heartbeat_ms: Duration
+    frame_bytes_max: Count
+    batch_messages_max: Count
+    publish_window_bytes: Number
+    publish_window_batches: Count
+    lease_ms_min: Duration = 0
     compression: str = ""
 
 
 class Confirmed(Control, frozen=True, kw_only=True):
     """The batch is durable as record `offset`; its first message has `sequence`. `duplicate`: it was already there."""
 
-    request: int
-    offset: int
-    sequence: int
+    request: Request
+    offset: Number
+    sequence: Number
     duplicate: bool = False
 
 
@@ -261,36 +274,39 @@ class Deliver(msgspec.Struct, frozen=True):
 class Done(Control, frozen=True, kw_only=True):
     """A request succeeded, and everything that it changed is durable."""
 
-    request: int
+    request: Request
     result: Any = None
 
 
 class Failed(Control, frozen=True, kw_only=True):
-    """A request failed and changed nothing. `code` is stable (docs/protocol.md), `text` is for people."""
+    """A request failed and changed nothing. `code` is stable (docs/protocol.md), `text` is for people.
 
-    request: int
-    code: int
+    Request 0: something that the client sent without a number was refused; its author wants to know.
+    """
+
+    request: RequestOrNone
+    code: Count
     text: str
 
 
 class Drained(Control, frozen=True, kw_only=True):
     """The answer to Credit with `wait_ms`: all that there was has been sent, and no credit is left."""
 
-    subscription: int
+    subscription: Number
 
 
 class LeasesLost(Control, frozen=True, kw_only=True):
     """The leases of these deliveries ended; acks for them are void."""
 
-    subscription: int
+    subscription: Number
     deliveries: Deliveries
 
 
 class Ended(Control, frozen=True, kw_only=True):
     """The broker ended a subscription, for instance because its queue was deleted."""
 
-    subscription: int
-    code: int
+    subscription: Number
+    code: Count
     text: str
 
 
@@ -300,15 +316,27 @@ class Pong(Control, frozen=True, kw_only=True):
 
 Reply: TypeAlias = Welcome | Confirmed | Deliver | Done | Failed | Drained | LeasesLost | Ended | Ping | Pong | Goodbye
 
-# --- JSON shapes of what is opaque bytes in the binary codec -----------------------------------------------------------
+# --- JSON shapes of what is opaque bytes in the binary codec --------------------------------------------------------
+
+
+class JsonNewMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that a client sends in JSON: one of `body` (text) and `body_base64`."""
+
+    body: str | None = None
+    body_base64: str | None = None
+    headers: dict[str, str | int | float | bool | None] = {}
 
 
 class JsonMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A message in JSON: the body as text, or as base64 where it is not UTF-8."""
+    """A message that the broker sends in JSON: the body as text, or as base64 where it is not UTF-8.
+
+    Headers that are no map from text to plain values come as `headers_base64`: a producer's mistake stays visible.
+    """
 
     body: str | None = None
     body_base64: str | None = None
     headers: dict[str, Any] = {}
+    headers_base64: str | None = None
     id: str | None = None
     queue: str | None = None
     sequence: int | None = None
@@ -320,16 +348,8 @@ class JsonMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class JsonPublish(Control, frozen=True, kw_only=True, tag="publish"):
     """Publish in JSON."""
 
-    request: int
+    request: Request
     queue: str
-    messages: tuple[JsonMessage, ...]
-    sequence: int = 0
-    priority: int = 4
-
-
-class JsonDeliver(Control, frozen=True, kw_only=True, tag="deliver"):
-    """Deliver in JSON."""
-
-    subscription: int
-    delivery: int
-    messages: tuple[JsonMessage, ...]
+    messages: Annotated[tuple[JsonNewMessage, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
+    sequence: Number = 0
+    priority: Priority = PRIORITY_NORMAL

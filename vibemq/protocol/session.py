@@ -3,8 +3,10 @@
     broker:  NEW --preface or '{'--> HELLO --Hello--> OPEN --Goodbye, error, end of stream--> CLOSED
     client:                          HELLO --Welcome-> OPEN --Goodbye, error, end of stream--> CLOSED
 
-The first byte chooses the codec: '{' begins JSON lines, PREFACE the binary frames. Until Hello was accepted only Hello is
-allowed, and only small frames. After an error nothing more is read: `error` says why, and the shell sends it and closes.
+The first byte chooses the codec: '{' begins JSON lines, PREFACE the binary frames. Until Hello was accepted only Hello
+is allowed, and only small frames. After an error nothing more is read: `error` says why, and the shell sends it in
+Goodbye and closes. A request that is only wrong in itself is no error of the session: it becomes a Refused, which the
+shell answers with Failed.
 """
 
 import enum
@@ -18,6 +20,7 @@ from vibemq.protocol.frames import PREFACE, FrameReader
 
 HELLO_BYTES_MAX: Final = 16 * 1024
 """The largest frame before Hello was accepted."""
+_OF_THE_SESSION: Final = frozenset({m.Hello, m.Goodbye})
 
 
 class State(enum.Enum):
@@ -51,10 +54,14 @@ class ServerSession:
             if self._reader is None:
                 data = self._choose_codec(data)
             if self._reader is not None:
+                is_open = self.state is State.OPEN
                 for command in self._commands(self._reader, data):
-                    if self.state is State.HELLO:
-                        self._greet(self._reader, command)
+                    if not is_open or type(command) in _OF_THE_SESSION:
+                        self.state = self._step(self._reader, command)
+                        is_open = self.state is State.OPEN
                     commands.append(command)
+                    if not is_open:
+                        return commands
                 if self._reader.error is not None:
                     raise self._reader.error
         except ProtocolError as problem:
@@ -65,37 +72,46 @@ class ServerSession:
         self, reader: FrameReader | json_lines.LineReader, data: memoryview
     ) -> Iterator[m.Command | m.Refused]:
         if isinstance(reader, FrameReader):
-            yield from map(binary.decode_command, reader.feed(data))
-        else:
-            yield from map(json_lines.decode_command, reader.feed(data))
+            return map(binary.decode_command, reader.feed(data))
+        return map(json_lines.decode_command, reader.feed(data))
 
     def _choose_codec(self, data: memoryview) -> memoryview:
         if self._first:
             data = memoryview(self._first + bytes(data))
         first = bytes(data[: len(PREFACE)])
         if first[:1] == b"{":
-            self._reader, self.codec, self.encode = json_lines.LineReader(HELLO_BYTES_MAX), "json", json_lines.encode_reply
+            self._reader = json_lines.LineReader(HELLO_BYTES_MAX)
+            self.codec, self.encode = "json", json_lines.encode_reply
         elif first == PREFACE:
             self._reader, data = FrameReader(HELLO_BYTES_MAX), data[len(PREFACE) :]
         elif PREFACE.startswith(first):
             self._first = first
             return data
         else:
+            self.codec, self.encode = "json", json_lines.encode_reply  # whoever this is, a line of text tells most
             raise MalformedFrame(
                 f"this is a VibeMQ port: a connection begins with {PREFACE!r} or with a JSON object, not with {first!r}"
             )
         self.state = State.HELLO
         return data
 
-    def _greet(self, reader: FrameReader | json_lines.LineReader, hello: m.Command | m.Refused) -> None:
-        if not isinstance(hello, m.Hello):
-            raise UnexpectedFrame(f"the first request must be hello, not {type(hello).__name__}")
-        if not hello.version_min <= m.VERSION <= hello.version_max:
+    def _step(self, reader: FrameReader | json_lines.LineReader, command: m.Command | m.Refused) -> State:
+        """The state after a Goodbye, or after any command in a session that is not open."""
+        if self.state is State.OPEN:
+            if isinstance(command, m.Hello):
+                raise UnexpectedFrame("a connection says hello only once")
+            return State.CLOSED
+        if isinstance(command, m.Refused):
+            raise MalformedFrame(f"the first request must be a valid hello: {command.error.text}")
+        if not isinstance(command, m.Hello):
+            raise UnexpectedFrame(f"the first request must be hello, not {type(command).__name__}")
+        if not command.version_min <= m.VERSION <= command.version_max:
             raise UnsupportedVersion(
-                f"this broker speaks version {m.VERSION} of the protocol, the client {hello.version_min} to {hello.version_max}"
+                f"this broker speaks version {m.VERSION} of the protocol, "
+                f"the client {command.version_min} to {command.version_max}"
             )
-        self.state = State.OPEN
         reader.limit = self._frame_bytes_max
+        return State.OPEN
 
 
 class ClientSession:

@@ -1,0 +1,100 @@
+"""What the types of fields cannot state, and how a request that breaks a rule is refused rather than the connection."""
+
+import math
+from typing import Final
+
+import msgspec
+
+from vibemq.errors import InvalidRequest, MalformedFrame, RequestError
+from vibemq.protocol import messages as m
+from vibemq.protocol.fields import NUMBER_MAX, PRODUCER_MAX, RUNS_MAX, RequestOrNone, check_name
+
+REFUSAL_TEXT_MAX: Final = 300
+"""Characters of a refusal. A decoder quotes what it was sent, which may be as long as a frame."""
+
+BAD_INPUT: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not what was asked for. Not all of it descends from its own error."""
+
+
+class _Numbered(msgspec.Struct, frozen=True):
+    """Only the number of a request, whatever else is in the map."""
+
+    request: RequestOrNone | None = None
+
+
+_json_numbered: Final = msgspec.json.Decoder(_Numbered)
+_binary_numbered: Final = msgspec.msgpack.Decoder(_Numbered)
+
+
+def refuse_json(line: bytes, problem: Exception) -> m.Refused:
+    """The refusal of a line that is no request, with its number where it has one, else 0.
+
+    Raises:
+        MalformedFrame: the line is no JSON.
+    """
+    text = str(problem)[:REFUSAL_TEXT_MAX]
+    try:
+        request = _json_numbered.decode(line).request
+    except msgspec.ValidationError:  # JSON, but no object, or its request is no number
+        request = None
+    except BAD_INPUT:
+        raise MalformedFrame(f"a line is no JSON: {text}") from None
+    return m.Refused(request or 0, InvalidRequest(f"this is no request of the protocol: {text}"))
+
+
+def refuse_control(body: memoryview, problem: Exception) -> m.Refused:
+    """The refusal of a control frame that is no request.
+
+    Raises:
+        MalformedFrame: no number can be read from it: nobody would learn of the refusal.
+    """
+    text = str(problem)[:REFUSAL_TEXT_MAX]
+    try:
+        request = _binary_numbered.decode(body).request
+    except BAD_INPUT:
+        request = None
+    if request is None:
+        raise MalformedFrame(f"a control frame is no request of this protocol: {text}") from None
+    return m.Refused(request, InvalidRequest(f"this is no request of the protocol: {text}"))
+
+
+def check_deliveries(deliveries: tuple[tuple[int, int], ...]) -> None:
+    """Check the runs of an Ack, Nack or Extend that came from either codec.
+
+    Raises:
+        InvalidRequest: none or too many, an empty or reversed run, or numbers out of range.
+    """
+    if not 0 < len(deliveries) <= RUNS_MAX:
+        raise InvalidRequest(f"a request has 1 to {RUNS_MAX} runs of deliveries, not {len(deliveries)}: send several")
+    for first, end in deliveries:
+        if not 0 < first < end <= NUMBER_MAX:
+            raise InvalidRequest(f"({first}, {end}) is no run of delivery numbers: 1 <= first < end <= {NUMBER_MAX}")
+
+
+def checked(command: m.Command) -> m.Command | m.Refused:
+    """The command, or its refusal when it breaks a rule that its types cannot state."""
+    try:
+        _check(command)
+    except RequestError as problem:
+        return m.Refused(getattr(command, "request", 0), problem)
+    return command
+
+
+def _check(command: m.Command) -> None:
+    queue = getattr(command, "queue", None)
+    if queue is not None:
+        check_name(queue)
+    match command:
+        case m.Ack() | m.Nack() | m.Extend():
+            check_deliveries(command.deliveries)
+        case m.Subscribe(group=str(group)):
+            check_name(group, "group")
+        case m.Hello():
+            if command.producer > PRODUCER_MAX:
+                raise InvalidRequest(f"producer {command.producer} is above {PRODUCER_MAX}")
+        case m.Declare():
+            for name, value in command.settings.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise InvalidRequest(f"setting {name[:40]!r} is {value}, which is no number")
+        case _:
+            pass

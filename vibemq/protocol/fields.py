@@ -1,0 +1,67 @@
+"""What the fields of a message may hold: the types that msgspec checks while it decodes, and the rule for names.
+
+Both codecs decode into these types, so they accept the same ranges, and the broker need not look again. Numbers end at
+2^63 - 1: they fit the signed integers of every language, and a sum of two of them still fits the log's u64.
+"""
+
+from typing import Annotated, Final, TypeAlias
+
+from msgspec import Meta
+
+from vibemq.errors import InvalidName
+
+NUMBER_MAX: Final = (1 << 63) - 1
+COUNT_MAX: Final = (1 << 32) - 1
+PRODUCER_MAX: Final = (1 << 64) - 1
+DURATION_MS_MAX: Final = 1 << 40
+"""About 35 years: with the present time added it stays far below NUMBER_MAX microseconds."""
+NAME_BYTES_MAX: Final = 255
+TEXT_MAX: Final = 4096
+"""Characters of a text for people that a client sends."""
+RUNS_MAX: Final = 1 << 16
+"""Runs of delivery numbers in one request: what the broker handles in one go without making others wait."""
+CONTROL_BYTES_MAX: Final = 1 << 20
+"""The largest control frame that a client may send: its parts become objects, many times as large as their bytes."""
+ELEMENTS_MAX: Final = 1 << 17
+"""Elements (object members and array items) in one JSON line, for the same reason."""
+
+Request: TypeAlias = Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+RequestOrNone: TypeAlias = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+Number: TypeAlias = Annotated[int, Meta(ge=0, le=NUMBER_MAX)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+Version: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFF)]
+Producer: TypeAlias = Annotated[int, Meta(ge=0)]
+"""Up to PRODUCER_MAX, which msgspec cannot state; see checks.py."""
+Duration: TypeAlias = Annotated[int, Meta(ge=0, le=DURATION_MS_MAX)]
+Wait: TypeAlias = Annotated[int, Meta(ge=-1, le=(1 << 31) - 1)]
+Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
+Word: TypeAlias = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
+Priority: TypeAlias = Annotated[int, Meta(ge=0, le=9)]
+Run: TypeAlias = tuple[Annotated[int, Meta(ge=1, le=NUMBER_MAX)], Annotated[int, Meta(ge=1, le=NUMBER_MAX)]]
+Deliveries: TypeAlias = Annotated[tuple[Run, ...], Meta(min_length=1, max_length=RUNS_MAX)]
+Settings: TypeAlias = Annotated[
+    dict[Word, Word | Annotated[int, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | float], Meta(max_length=64)
+]
+
+
+def check_name(name: str, what: str = "queue") -> None:
+    """Check the name of a `what`: 1 to 255 bytes of UTF-8, no control characters, no space at either end.
+
+    Raises:
+        InvalidName: it breaks one of these rules; the text says which.
+    """
+    # The common case first, in a few calls of C.
+    if name.isascii() and name.isprintable() and 0 < len(name) <= NAME_BYTES_MAX and name[0] != " " != name[-1]:
+        return
+    try:
+        size = len(name.encode())
+    except UnicodeEncodeError:
+        raise InvalidName(f"the name of a {what} has unpaired surrogates, which are no UTF-8: {name[:40]!r}") from None
+    if not 0 < size <= NAME_BYTES_MAX:
+        raise InvalidName(
+            f"the name of a {what} must have 1 to {NAME_BYTES_MAX} bytes of UTF-8, not {size}: {name[:40]!r}"
+        )
+    if any(letter < " " or "\x7f" <= letter <= "\x9f" for letter in name):
+        raise InvalidName(f"the name of a {what} must not have control characters: {name[:40]!r}")
+    if name[0] == " " or name[-1] == " ":
+        raise InvalidName(f"the name of a {what} must not begin or end with a space: {name[:40]!r}")
