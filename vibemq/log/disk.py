@@ -1,11 +1,12 @@
 """The data folder: the only place that calls os.* for data.
 
-Everything above sees `AnyDisk` and `AnyFile`, so that tests can put a simulated disk in their place which loses, reorders and tears
-what was not synced. Names are relative to the data folder, with `/` between folder and file. Errors of the operating system
-come through as OSError: who calls knows whether one is fatal.
+Everything above sees `AnyDisk` and `AnyFile`, so that tests can put a simulated disk in their place which loses,
+reorders and tears what was not synced. Names are relative to the data folder, with `/` between folder and file.
+Errors of the operating system come through as OSError: who calls knows whether one is fatal.
 
-What is durable when: bytes of a file after its `fdatasync`; a file's name after `sync_directory` of its folder. A new file
-is therefore written under a temporary name, synced, renamed, and its folder is synced; a crash leaves it whole or not at all.
+What is durable when: bytes of a file after its `fdatasync`; a file's name after `sync_directory` of its folder. A new
+file is therefore written under a temporary name, synced, renamed, and its folder is synced; a crash leaves it whole
+or not at all.
 """
 
 import errno
@@ -41,7 +42,7 @@ class AnyFile(Protocol):
         """Make the file `length` bytes long; what is cut reads as zeros should the file grow again."""
 
     def allocate(self, length: int) -> None:
-        """Give the first `length` bytes of the file room on the disk, growing it with zeros; OSError ENOSPC when there is none."""
+        """Give the first `length` bytes of the file room on the disk, growing it with zeros; OSError when full."""
 
     def size(self) -> int:
         """The length of the file in bytes."""
@@ -288,7 +289,7 @@ class Disk:
             if problem.errno not in {errno.EAGAIN, errno.EACCES}:
                 raise
             raise DataFolderLocked(
-                f"the data folder {self._root} is in use by process {owner}; stop that broker first, or choose another folder"
+                f"the data folder {self._root} is in use by process {owner}; stop that broker, or choose another folder"
             ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -8,13 +8,15 @@
      | u64    | u64    | u64    | u64    | u64    | u64    | u64    | u32 | u32 | u16| u8| u8| 4    |       |         |
      +--------+--------+--------+--------+--------+--------+--------+-----+-----+----+---+---+------+- - - -+- - - - -+
 
-All integers are little-endian. All checksums are xxh3-64, seeded with the log id, a random number made once for each data
-folder: what one log wrote is never valid in another, and a payload cannot contain a valid record by accident or by intent.
+All integers are little-endian. All checksums are xxh3-64, seeded with the log id, a random number made once for each
+data folder: what one log wrote is never valid in another, and a payload cannot contain a valid record by accident or
+by intent.
 
 * header checksum covers bytes 8..71.
-* synced: every record with a smaller offset was durable when this one was appended. It is what tells corruption from a torn tail.
-* link is the identity of the record before (0 for the first of the log). The identity of a record is its header checksum with
-  the ERASED flag taken as clear, so that erasing a payload later breaks no link.
+* synced: every record with a smaller offset was durable when this one was appended. It is what tells corruption from
+  a torn tail.
+* link is the identity of the record before (0 for the first of the log). The identity of a record is its header
+  checksum with the ERASED flag taken as clear, so that erasing a payload later breaks no link.
 * payload checksum and length are those of the payload as first written. With flag ERASED, what lies in its place is the
   payload's SHA-256 (32 bytes) and the xxh3-64 of these 32 bytes (8 bytes).
 * magic lets a reader find records behind a damaged one with bytes.find.
@@ -47,8 +49,8 @@ _FLAGS_AT: Final = 67 - 8
 _checksum = xxhash.xxh3_64_intdigest
 
 
-class Damage(Exception):  # noqa: N818 - a finding, not an error of the caller: it becomes CorruptLog, or the place of a cut
-    """Bytes that are no whole record. `problem` says what is wrong with them, for people."""
+class Damage(Exception):
+    """Bytes that are no whole record; `problem` says why, for people. It becomes CorruptLog, or the place of a cut."""
 
     def __init__(self, problem: str) -> None:
         """Keep the `problem`."""
@@ -79,14 +81,30 @@ class Mark(NamedTuple):
 class Record:
     """One record. `facts` and `payload` are views of the block that was read: copy what is to be kept.
 
-    `base` and `at` tell where it stands: the segment's base offset and the byte in it. `identity` is what the next record
-    links to, `payload_bytes` the length of the payload as first written.
+    `base` and `at` tell where it stands: the segment's base offset and the byte in it. `identity` is what the next
+    record links to, `payload_bytes` the length of the payload as first written.
     """
 
     __slots__ = (
-        "at", "base", "facts", "facts_bytes", "facts_checksum", "flags", "header", "identity", "link", "offset", "payload", "payload_bytes", "payload_checksum",
-        "stored_bytes", "synced", "tag", "time_us", "version",
-    )  # fmt: skip
+        "at",
+        "base",
+        "facts",
+        "facts_bytes",
+        "facts_checksum",
+        "flags",
+        "header",
+        "identity",
+        "link",
+        "offset",
+        "payload",
+        "payload_bytes",
+        "payload_checksum",
+        "stored_bytes",
+        "synced",
+        "tag",
+        "time_us",
+        "version",
+    )
 
     base: int
     at: int
@@ -147,13 +165,32 @@ def payload_checksum(parts: Sequence[Buffer], log_id: int) -> int:
 
 
 def pack(
-    log_id: int, offset: int, time_us: int, synced: int, link: int, tag: int, version: int, facts: bytes,
-    payload_bytes: int, payload_sum: int,
-) -> tuple[bytes, int]:  # fmt: skip
+    log_id: int,
+    offset: int,
+    time_us: int,
+    synced: int,
+    link: int,
+    tag: int,
+    version: int,
+    facts: bytes,
+    payload_bytes: int,
+    payload_sum: int,
+) -> tuple[bytes, int]:
     """The header and facts of a record, as one piece, and the record's identity (the next one's link)."""
     body = _IDENTITY.pack(
-        offset, time_us, synced, link, _checksum(facts, log_id), payload_sum, len(facts), payload_bytes, tag, version, 0, MAGIC,
-    )  # fmt: skip
+        offset,
+        time_us,
+        synced,
+        link,
+        _checksum(facts, log_id),
+        payload_sum,
+        len(facts),
+        payload_bytes,
+        tag,
+        version,
+        0,
+        MAGIC,
+    )
     identity = _checksum(body, log_id)
     return b"".join((identity.to_bytes(8, "little"), body, facts)), identity
 
@@ -188,8 +225,20 @@ def parse_header(block: memoryview, index: int, log_id: int, base: int, at: int)
     """The record whose header stands at `block[index:]`, without its body; None when no valid header is there."""
     header = block[index : index + HEADER_BYTES]
     (
-        checksum, offset, time_us, synced, link, facts_sum, payload_sum, facts_bytes, payload_bytes, tag, version, flags, magic,
-    ) = _HEADER.unpack(header)  # fmt: skip
+        checksum,
+        offset,
+        time_us,
+        synced,
+        link,
+        facts_sum,
+        payload_sum,
+        facts_bytes,
+        payload_bytes,
+        tag,
+        version,
+        flags,
+        magic,
+    ) = _HEADER.unpack(header)
     if magic != MAGIC or _checksum(header[8:], log_id) != checksum or flags & ~KNOWN_FLAGS:
         return None
     record = Record()
@@ -239,7 +288,8 @@ def attach_body(record: Record, block: memoryview, index: int, log_id: int) -> N
 def find_headers(block: bytes | bytearray, log_id: int, base: int, at: int, start: int = 0) -> Iterator[Record]:
     """Every valid record header in a block that stands at byte `at` of a segment, found by its magic, from `start` on.
 
-    Bodies are not looked at. Headers that reach over the end of the block are not found: let blocks overlap by HEADER_BYTES.
+    Bodies are not looked at. Headers that reach over the end of the block are not found: let blocks overlap by
+    HEADER_BYTES.
     """
     view = memoryview(block)
     found = block.find(MAGIC, start + MAGIC_AT)

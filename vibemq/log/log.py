@@ -4,12 +4,13 @@
     append -> buffer  ...  take_group ------> write_group: pwritev, new segments, fdatasync
     group_done <----------------------------- (the writer hands the group back through the runtime)
 
-`append` gives an event its offset and its place at once and does no I/O; `next_offset` counts what was appended, `written` what the
-operating system has, `synced` what the disk has. After any failed write or sync nothing is accepted any more (WriteFailed): what
-a failed fsync dropped cannot be found out, so only a restart, which reads the log anew, is safe.
+`append` gives an event its offset and its place at once and does no I/O; `next_offset` counts what was appended,
+`written` what the operating system has, `synced` what the disk has. After any failed write or sync nothing is
+accepted any more (WriteFailed): what a failed fsync dropped cannot be found out, so only a restart, which reads the
+log anew, is safe.
 
-    DATA/FORMAT   three lines of text: the version, the log id, a checksum. Written after the first segment: it proves that there was one.
-    DATA/LOCK     held by the process that writes
+    DATA/FORMAT   three lines of text: the version, the log id, a checksum. Written after the first segment: it proves
+    that there was one. DATA/LOCK     held by the process that writes
     DATA/log/     segments (segment.py), the reserve and spare files (space.py)
 """
 
@@ -18,7 +19,7 @@ from typing import Final, NamedTuple, Self
 
 import xxhash
 
-from vibemq.errors import BeyondLog, CorruptLog, FormatUnsupported, OutOfSpace, UsageError, WriteFailed
+from vibemq.errors import BeyondLog, CorruptLog, FormatUnsupported, UsageError, WriteFailed
 from vibemq.events import Event, SegmentSealed, Tag, encode
 from vibemq.log import frame
 from vibemq.log.disk import TEMPORARY, AnyDisk
@@ -77,11 +78,12 @@ class SegmentFacts(NamedTuple):
 
 
 class Log:
-    """See the module. `append`, `take_group`, `group_done`, `admit`, `recover` belong to the event-loop thread, `write_group`, `sync`
-    and `prepare` to the writer thread; reading is for any thread.
+    """The log of a data folder, as the module describes it.
 
-    `id` is the log id; `next_offset`, `written` and `synced` are offsets: all records before them were appended, written,
-    synced. `last_base` and `last_at` tell where the last appended record stands.
+    `write_group`, `sync` and `prepare` are for the writer thread, reading is for any thread, all else for the event loop's.
+
+    `id` is the log id; `next_offset`, `written` and `synced` are offsets: all records before them were appended,
+    written, synced. `last_base` and `last_at` tell where the last appended record stands.
     """
 
     def __init__(
@@ -109,13 +111,21 @@ class Log:
 
     @classmethod
     def open(
-        cls, disk: AnyDisk, *, new_log_id: Callable[[], int], segment_bytes: int = SEGMENT_BYTES, reserve_bytes: int = RESERVE_BYTES,
-        read_only: bool = False, start: int = 0, time_us: int = 0, progress: Progress | None = None,
-    ) -> Self:  # fmt: skip
-        """Open the log of a data folder, creating both when they are not there; then `recover` must run before the first append.
+        cls,
+        disk: AnyDisk,
+        *,
+        new_log_id: Callable[[], int],
+        segment_bytes: int = SEGMENT_BYTES,
+        reserve_bytes: int = RESERVE_BYTES,
+        read_only: bool = False,
+        start: int = 0,
+        time_us: int = 0,
+        progress: Progress | None = None,
+    ) -> Self:
+        """Open the log of a data folder, creating both when they are not there. Then comes `recover`.
 
-        `new_log_id` gives a random u64 for a new log, `start` is the first offset that the log must hold (or begins with),
-        `time_us` the time in the header of a first segment. `progress(done, total)` counts segments while recovering.
+        `new_log_id` gives a random u64 for a new log, `start` is the first offset that the log must hold (or begins
+        with), `time_us` the time in the header of a first segment. `progress(done, total)` counts segments.
         Read-only takes no lock, changes nothing, and may run beside a writer.
 
         Raises:
@@ -145,14 +155,18 @@ class Log:
             raise
 
     def recover(
-        self, from_offset: int = 0, from_place: Place | None = None, known_synced: int = 0,
-        on_record: Callable[[Record], None] | None = None, sealed: tuple[int, bytes] | None = None,
-    ) -> Recovery:  # fmt: skip
-        """Read the log from `from_offset` to its end, give each record to `on_record`, decide and settle the end (recovery.py).
+        self,
+        from_offset: int = 0,
+        from_place: Place | None = None,
+        known_synced: int = 0,
+        on_record: Callable[[Record], None] | None = None,
+        sealed: tuple[int, bytes] | None = None,
+    ) -> Recovery:
+        """Read the log from `from_offset` to its end, give each record to `on_record`, then decide and settle the end.
 
-        `from_place`: the place of a record at or before `from_offset`; `known_synced`: an offset before which all was synced;
-        `sealed`: end and seal of the last sealed segment before `from_offset`. All three come from the index. A read-only log
-        is not changed: what would be cut is only reported.
+        `from_place`: the place of a record at or before `from_offset`; `known_synced`: an offset before which all was
+        synced; `sealed`: end and seal of the last sealed segment before `from_offset`. All three come from the index. A
+        read-only log is not changed: what would be cut is only reported.
 
         Raises:
             CorruptLog: damage to what was synced.
@@ -209,9 +223,11 @@ class Log:
     def append(
         self, event: Event, time_us: int, payload: Sequence[Buffer] = (), payload_checksum: int | None = None
     ) -> int:
-        """Give the event its place at the end of the log; returns its offset. The payload must not change until it is written.
+        """Give the event its place at the end of the log; returns its offset.
 
-        Parts of the payload are bytes or views of bytes (itemsize 1); their checksum (`frame.payload_checksum`) is computed unless given.
+        The payload must not change until it is written.
+        Parts of the payload are bytes or views of bytes (itemsize 1); their checksum (`frame.payload_checksum`) is
+        computed unless given.
 
         Raises:
             WriteFailed: an earlier write failed; nothing is accepted any more.
@@ -321,7 +337,7 @@ class Log:
         return self._space.full
 
     def space_returned(self) -> bool:
-        """Try again, once a second while `disk_full`, to have the reserve and some room; True when publishes are admitted again."""
+        """Try, once a second while `disk_full`, to have the reserve and some room; True when publishes are admitted."""
         active = self._usable()
         try:
             return self._space.returned(active)
@@ -339,8 +355,8 @@ class Log:
         self._chunks, self.buffered_bytes = [], 0
         return group
 
-    def group_done(self, group: Group, synced: bool) -> None:  # noqa: FBT001 - the verdict is what the call is about
-        """The group was written, and `synced` or not; the positions move. Groups come back in the order they were taken."""
+    def group_done(self, group: Group, synced: bool) -> None:
+        """The group was written, and `synced` or not; the positions move. Groups come back in their order."""
         self._bases.extend(group.opened)
         self.written, self.mark = group.end, group.mark
         if synced:
@@ -355,7 +371,7 @@ class Log:
 
     # -- writing, on the writer thread
 
-    def write_group(self, group: Group, sync: bool) -> None:  # noqa: FBT001 - the policy of this write
+    def write_group(self, group: Group, sync: bool) -> None:
         """Write a group, opening new segments on the way, and sync it when `sync`.
 
         Raises:
@@ -443,7 +459,9 @@ class Log:
         return self.reader.find(offset, place)
 
     def read_range(self, base: int, at: int, length: int) -> list[Record]:
-        """The whole records in `length` bytes from byte `at` of a segment on, where a record begins; the first even when it is longer.
+        """The whole records in `length` bytes from byte `at` of a segment on; the first even when it is longer.
+
+        A record must begin there.
 
         Raises:
             CorruptLog: damage.
@@ -460,6 +478,10 @@ class Log:
         end = self._readable_end if to_offset is None else min(to_offset, self._readable_end)
         return self.reader.scan(from_offset, end, complete=not self.read_only)
 
+    def find_sequence(self, place: Place, queue: int, lane: int, sequence: int) -> Record:
+        """The record that made a message ready, from `Index.lookup_sequence`; see `Reader.find_sequence`."""
+        return self.reader.find_sequence(place, queue, lane, sequence, self._readable_end)
+
     def place_of(self, offset: int) -> Place:
         """Where a record stands.
 
@@ -469,7 +491,7 @@ class Log:
         return self.read(offset).place
 
     def holds(self, mark: Mark) -> bool:
-        """Whether the record that a mark names stands there: an index that knows another one is of another log, or ahead."""
+        """Whether the record that a mark names stands there. If not, who made the mark is of another log, or ahead."""
         try:
             if mark.at == 0:
                 header = read_header(self._disk, mark.base, self.id)
@@ -493,8 +515,9 @@ class Log:
         return [SegmentFacts(base, end, segment_name(base)) for base, end in zip(bases, ends, strict=True)]
 
     def unsealed(self) -> list[SegmentFacts]:
-        """The full segments that no SegmentSealed event tells of, oldest first: seal them in this order (`segment.seal_segment`,
-        with `last_seal` as the seal before) and append the event.
+        """The full segments that no SegmentSealed event tells of, oldest first.
+
+        Seal them in this order (`segment.seal_segment`, with `last_seal` as the seal before) and append the event.
         """
         return [facts for facts in self.segments()[:-1] if facts.base >= self.sealed_end]
 
@@ -535,14 +558,14 @@ def _read_format(disk: AnyDisk) -> int | None:
         raise CorruptLog(FORMAT, 0, 0, "its checksum does not fit")
     if first != f"vibemq data {FORMAT_VERSION}".encode():
         raise FormatUnsupported(
-            f"the data folder {disk.path} has format {first.decode('ascii', 'replace')!r}; this version of VibeMQ reads "
+            f"the data folder {disk.path} has format {first.decode('ascii', 'replace')!r}; this VibeMQ reads "
             f"format {FORMAT_VERSION}. Use the version that wrote it, or a later one"
         )
     return int(rest.split()[1], 16)
 
 
 def _create(disk: AnyDisk, log_id: int, start: int, time_us: int) -> int:
-    """A new log: first its first segment, then FORMAT, so that a crash between leaves what is recognised as never begun."""
+    """A new log: first its first segment, then FORMAT. A crash between leaves what is seen to have never begun."""
     for base in list_bases(disk):
         file = disk.open_read(segment_name(base))
         try:

@@ -1,11 +1,11 @@
 """Reading the log by place, by offset and from an offset on; from any thread, and from any process beside the writer.
 
-Each call opens the file that it reads: that costs about 5 us, and leaves no descriptor behind that compaction or a crowd of segments
-would have to care about.
+Each call opens the file that it reads: that costs about 5 us, and leaves no descriptor behind that compaction or a
+crowd of segments would have to care about.
 
-A reader in another process does not know how far the writer is. It stops at the first bytes that are no record; before it
-calls that damage, it takes the proof that they were durable (a later segment, a `synced` further behind) and then reads
-them once more: they may have been written meanwhile.
+A reader in another process does not know how far the writer is. It stops at the first bytes that are no record;
+before it calls that damage, it takes the proof that they were durable (a later segment, a `synced` further behind)
+and then reads them once more: they may have been written meanwhile.
 """
 
 from array import array
@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from vibemq.errors import BeyondLog, CorruptLog
+from vibemq.events import DEFAULT_LANE, DeadLettered, Published, Tag
 from vibemq.log import frame
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import HEADER_BYTES, Damage, Place, Record
@@ -72,7 +73,7 @@ class Reader:
         """A second source of places, such as the index."""
 
     def read_range(self, base: int, at: int, length: int, end: int = FOREVER) -> list[Record]:
-        """The records that lie whole in `length` bytes from byte `at` of a segment on; the first one even when it is longer.
+        """The whole records in `length` bytes from byte `at` of a segment on; the first even when it is longer.
 
         A record must begin there. Offsets from `end` on are not looked at (they may be half written).
 
@@ -153,7 +154,7 @@ class Reader:
                     return
                 successor = next((other for other in list_bases(self._disk) if other > base), None)
                 if successor == offset:
-                    base, at, link = successor, SEGMENT_HEADER_BYTES, link
+                    base, at = successor, SEGMENT_HEADER_BYTES
                     continue
                 if failed_at != (base, at):
                     claim = max(
@@ -182,3 +183,36 @@ class Reader:
         for record in self.scan(offset, offset + 1, complete=False):
             return record
         raise BeyondLog(f"record {offset} is not in the log")
+
+    def find_sequence(self, place: Place, queue: int, lane: int, sequence: int, end: int = FOREVER) -> Record:
+        """The record that made a message of a queue's lane ready, from the nearest place before it.
+
+        That is its Published event, or the DeadLettered event whose `refs` tell where the message was published.
+
+        Raises:
+            BeyondLog: there is no such message, or its record is not before `end`.
+            CorruptLog: damage on the way.
+        """
+        at = place.at
+        while at - place.at < MARK_BYTES:
+            records = self.read_range(place.base, at, MARK_BYTES, end)
+            for record in records:
+                if made_ready(record, queue, lane, sequence):
+                    return record
+            if not records or records[-1].offset + 1 >= end:
+                break
+            at = records[-1].end
+        raise BeyondLog(f"message {sequence} of queue {queue}, lane {lane}, is not in the log where the index says")
+
+
+def made_ready(record: Record, queue: int, lane: int, sequence: int) -> bool:
+    """Whether this record gave a message that sequence in a queue's lane."""
+    if record.tag not in {Tag.PUBLISHED, Tag.DEAD_LETTERED}:
+        return False
+    event = record.event
+    if isinstance(event, Published):
+        return (event.queue, event.lane) == (queue, lane) and event.sequence <= sequence < event.sequence + event.count
+    if isinstance(event, DeadLettered):
+        first = event.dead_sequence
+        return (event.dead_queue, DEFAULT_LANE) == (queue, lane) and first <= sequence < first + event.count
+    return False

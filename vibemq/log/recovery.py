@@ -2,17 +2,18 @@
 
 Records are read from the place of the checkpoint to the first bytes that are no whole record. Then:
 
-* something follows that proves that these bytes were once durable -> CorruptLog, and nothing is touched. Proof is: a segment that
-  comes after; a valid record behind, found by its magic, whose `synced` is higher; a higher synced position in the index.
+* something follows that proves that these bytes were once durable -> CorruptLog, and nothing is touched. Proof is: a
+  segment that comes after; a valid record behind, found by its magic, whose `synced` is higher; a higher synced
+  position in the index.
 * nothing but zeros follows -> the normal end.
 * anything else -> a torn tail: only what was never confirmed. It is cut, and bytes and records are reported.
 
-A cut truncates the file and syncs it. Stale records behind the new end can therefore never be read again: what the file gets when it
-grows are zeros. (The link alone would not do: a record written again with the same bytes has the same identity, and its
-old successor would fit.)
+A cut truncates the file and syncs it. Stale records behind the new end can therefore never be read again: what the
+file gets when it grows are zeros. (The link alone would not do: a record written again with the same bytes has the
+same identity, and its old successor would fit.)
 
-What was read may have come from the page cache of a process that died before its sync. So the end is synced before anything
-is built on it, the folder too.
+What was read may have come from the page cache of a process that died before its sync. So the end is synced before
+anything is built on it, the folder too.
 """
 
 from collections.abc import Generator
@@ -53,7 +54,7 @@ class Recovery(NamedTuple):
 
 
 class Tail(NamedTuple):
-    """What lies behind the last whole record: bytes up to the last that is not zero, legible headers, and their highest synced."""
+    """What lies behind the last whole record: bytes but for zeros at the end, legible headers, highest synced."""
 
     bytes: int
     records: int
@@ -111,7 +112,7 @@ class Recoverer:
         return headers
 
     def _never_whole(self, base: int) -> bool:
-        """Whether a last segment without a valid header holds nothing at all and nothing in it was known to be durable."""
+        """Whether a last segment without a valid header holds nothing, and nothing in it was known to be durable."""
         if self._known_synced > base:
             return False
         file = self._disk.open_read(segment_name(base))

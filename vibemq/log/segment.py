@@ -7,16 +7,18 @@
     | 0 1      |        |      |          |      |            |       |          |           |  segment)      |
     +----------+--------+------+----------+------+------------+-------+----------+- - - - - -+- - - - - - - - +
 
-The file is named by its base, the offset of its first record, in 20 digits. `previous` is the base of the segment before (its own
-base in the first one), so that a missing file is seen from the headers alone; `link` is the identity of the last record
-before. The checksum is xxh3-64 of bytes 0..55, seeded with the log id. The file is allocated ahead of the records,
-therefore zeros behind the last record of the last segment are its normal end. A full segment is cut to its length and
-synced BEFORE its successor gets its name: the name of a successor proves that the whole predecessor was durable.
+The file is named by its base, the offset of its first record, in 20 digits. `previous` is the base of the segment
+before (its own base in the first one), so that a missing file is seen from the headers alone; `link` is the identity
+of the last record before. The checksum is xxh3-64 of bytes 0..55, seeded with the log id. The file is allocated ahead
+of the records, therefore zeros behind the last record of the last segment are its normal end. A full segment is cut
+to its length and synced BEFORE its successor gets its name: the name of a successor proves that the whole predecessor
+was durable.
 
 The seal of a full segment:
 
-    body = SHA-256 over, for each record: bytes 8..71 of its header with the ERASED flag clear, its facts, SHA-256(payload)
-    seal = SHA-256("vibemq seal 1", seal of the segment before (32 zero bytes for the first), log id, base, end, body)
+    body = SHA-256 over, for each record: bytes 8..71 of its header with the ERASED flag clear, its facts,
+    SHA-256(payload) seal = SHA-256("vibemq seal 1", seal of the segment before (32 zero bytes for the first), log id,
+    base, end, body)
 
 An erased record keeps SHA-256(payload) in place of the payload, so erasing does not change the seal.
 """
@@ -114,14 +116,14 @@ def read_header(disk: AnyDisk, base: int, log_id: int) -> SegmentHeader:
 class Walk:
     """Reads the records of one segment in order and stops at the first bytes that are no whole, fitting record.
 
-    After the iteration `at`, `offset` and `link` are those that the next record must have, and `problem` says why it stopped
-    (empty: exactly at the end of the file). Offset and link are checked when they are known beforehand.
+    After the iteration `at`, `offset` and `link` are those that the next record must have, and `problem` says why it
+    stopped (empty: exactly at the end of the file). Offset and link are checked when they are known beforehand.
     """
 
     __slots__ = ("_file", "at", "base", "link", "log_id", "offset", "problem")
 
     def __init__(self, file: AnyFile, log_id: int, base: int, at: int, offset: int, link: int | None) -> None:
-        """Begin at byte `at`, where record `offset` stands; `link` is the identity of the record before, if it is known."""
+        """Begin at byte `at`, where record `offset` stands; `link` is the identity of the record before, if known."""
         self._file, self.log_id, self.base = file, log_id, base
         self.at, self.offset, self.link = at, offset, link
         self.problem = ""

@@ -1,8 +1,9 @@
 """Room on the disk, taken before it is needed.
 
-A publish is admitted only when its bytes have room that the disk has already given: in the active segment, which is allocated
-a step ahead, or in a spare file that will be the next segment. When the disk gives no more, publishes are refused, and the
-reserve, a file that holds its room from the start, becomes the next segment for everything else: consuming and acking go on.
+A publish is admitted only when its bytes have room that the disk has already given: in the active segment, which is
+allocated a step ahead, or in a spare file that will be the next segment. When the disk gives no more, publishes are
+refused, and the reserve, a file that holds its room from the start, becomes the next segment for everything else:
+consuming and acking go on.
 
     log/reserve        room for the time when the disk is full; never written to before it becomes a segment
     log/next-N.tmp     the spare; a leftover of an earlier run is removed at the start
