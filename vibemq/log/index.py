@@ -103,8 +103,9 @@ class Index(Protocol):
     ) -> bool:
         """Make durable what was noted before `mark`, and parts of a checkpoint.
 
-        `mark` must be synced (`Log.synced_mark`). `put` has the changed parts, each with the offset it was taken at; the others stay. `start` is where a replay
-        over these parts begins; None leaves it. False when there was no room (`failure` tells): try again later.
+        `mark` must be synced (`Log.synced_mark`). `put` has the changed parts, each with its offset; the
+        others stay. `start` is where a replay over these parts begins; None leaves it. False when there was no room
+        (`failure` tells): try again later.
         """
 
     @property

@@ -19,10 +19,11 @@ from typing import Final, NamedTuple, Self
 
 import xxhash
 
-from vibemq.errors import BeyondLog, CorruptLog, FormatUnsupported, UsageError, WriteFailed
+from vibemq.errors import BeyondLog, UsageError, WriteFailed
 from vibemq.events import Event, SegmentSealed, Tag, encode
 from vibemq.log import frame
-from vibemq.log.disk import TEMPORARY, AnyDisk
+from vibemq.log.disk import AnyDisk
+from vibemq.log.folder import create_log, create_segment, read_format
 from vibemq.log.frame import HEADER_BYTES, LENGTH_MAX, Buffer, Damage, Mark, Place, Record
 from vibemq.log.reading import FOREVER, Locate, Reader
 from vibemq.log.recovery import Recoverer, Recovery
@@ -36,14 +37,13 @@ from vibemq.log.segment import (
     segment_name,
 )
 from vibemq.log.space import ActiveSegment, Space
+from vibemq.log.verify import Report, verify
 
 SEGMENT_BYTES: Final = 128 << 20
 SEGMENT_BYTES_MIN: Final = 4096
 RESERVE_BYTES: Final = 64 << 20
 RECORD_OVERHEAD_BYTES: Final = 512
 """What `admit` adds to the bytes of a payload: the header and the facts of a publish."""
-FORMAT: Final = "FORMAT"
-FORMAT_VERSION: Final = 1
 
 Progress = Callable[[int, int], None]
 
@@ -80,7 +80,7 @@ class SegmentFacts(NamedTuple):
 class Log:
     """The log of a data folder, as the module describes it.
 
-    `write_group`, `sync` and `prepare` are for the writer thread, reading is for any thread, all else for the event loop's.
+    `write_group`, `sync` and `prepare` are for the writer thread, reading is for any, all else for the event loop's.
 
     `id` is the log id; `next_offset`, `written` and `synced` are offsets: all records before them were appended,
     written, synced. `last_base` and `last_at` tell where the last appended record stands.
@@ -138,7 +138,7 @@ class Log:
             raise UsageError(f"segments of {segment_bytes} bytes are too small; the least is {SEGMENT_BYTES_MIN}")
         space = Space(disk, segment_bytes, reserve_bytes)
         if read_only:
-            log_id = _read_format(disk)
+            log_id = read_format(disk)
             if log_id is None:
                 raise UsageError(f"there is no log in {disk.path}")
             return cls(disk, log_id, space, start=start, read_only=True, progress=progress)
@@ -146,9 +146,9 @@ class Log:
         disk.lock()
         try:
             disk.make_folder(FOLDER)
-            log_id = _read_format(disk)
+            log_id = read_format(disk)
             if log_id is None:
-                log_id = _create(disk, new_log_id(), start, time_us)
+                log_id = create_log(disk, new_log_id(), start, time_us)
             return cls(disk, log_id, space, start=start, read_only=False, progress=progress)
         except BaseException:
             disk.unlock()
@@ -176,7 +176,7 @@ class Log:
         recoverer = Recoverer(self._disk, self.id, self._start, known_synced)
         headers = recoverer.headers(remove=not self.read_only)
         if not headers:
-            headers = [_create_segment(self._disk, SegmentHeader(self.id, self._start, self._start, 0, 0))]
+            headers = [create_segment(self._disk, SegmentHeader(self.id, self._start, self._start, 0, 0))]
         run = recoverer.run(headers, max(from_offset, headers[0].base), from_place, cut=not self.read_only)
         recovery = self._replay(run, headers, on_record)
         self._bases = [header.base for header in headers]
@@ -508,6 +508,10 @@ class Log:
 
     # -- segments and seals
 
+    def verify(self, progress: Progress | None = None) -> Report:
+        """Check the whole log and list what is wrong with it; for a log opened read-only, recovered or not."""
+        return verify(self._disk, self.id, progress)
+
     def segments(self) -> list[SegmentFacts]:
         """All segments, in order; the end of the last is what is written."""
         bases = list_bases(self._disk) if self.read_only else list(self._bases)
@@ -535,59 +539,3 @@ class Log:
         self._active = self._writing = None
         if not self.read_only:
             self._disk.unlock()
-
-
-def _format_text(log_id: int) -> bytes:
-    text = f"vibemq data {FORMAT_VERSION}\nlog {log_id:016x}\n".encode()
-    return text + f"check {xxhash.xxh3_64_intdigest(text):016x}\n".encode()
-
-
-def _read_format(disk: AnyDisk) -> int | None:
-    """The log id in FORMAT; None when there is no such file.
-
-    Raises:
-        FormatUnsupported: of a later version.
-        CorruptLog: not as it was written.
-    """
-    data = disk.read_small(FORMAT)
-    if data is None:
-        return None
-    body, mark, check = data.rpartition(b"check ")
-    first, _, rest = body.partition(b"\n")
-    if not mark or check != f"{xxhash.xxh3_64_intdigest(body):016x}\n".encode():
-        raise CorruptLog(FORMAT, 0, 0, "its checksum does not fit")
-    if first != f"vibemq data {FORMAT_VERSION}".encode():
-        raise FormatUnsupported(
-            f"the data folder {disk.path} has format {first.decode('ascii', 'replace')!r}; this VibeMQ reads "
-            f"format {FORMAT_VERSION}. Use the version that wrote it, or a later one"
-        )
-    return int(rest.split()[1], 16)
-
-
-def _create(disk: AnyDisk, log_id: int, start: int, time_us: int) -> int:
-    """A new log: first its first segment, then FORMAT. A crash between leaves what is seen to have never begun."""
-    for base in list_bases(disk):
-        file = disk.open_read(segment_name(base))
-        try:
-            used = any(file.pread(1 << 20, SEGMENT_HEADER_BYTES))
-        finally:
-            file.close()
-        if used or base != start:
-            raise CorruptLog(FORMAT, 0, base, "it is missing, but there are records in the log")
-        disk.unlink(segment_name(base))
-    _create_segment(disk, SegmentHeader(log_id, start, start, 0, time_us))
-    disk.write_small(FORMAT, _format_text(log_id))
-    return log_id
-
-
-def _create_segment(disk: AnyDisk, header: SegmentHeader) -> SegmentHeader:
-    temporary = f"{FOLDER}/first{TEMPORARY}"
-    file = disk.create(temporary)
-    try:
-        file.pwrite([header.pack()], 0)
-        file.fdatasync()
-    finally:
-        file.close()
-    disk.rename(temporary, segment_name(header.base))
-    disk.sync_directory(FOLDER)
-    return header

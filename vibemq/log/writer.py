@@ -5,6 +5,10 @@
     _finished <---- call_soon <---------- outcome
       group_done, on_done, kick           prepare: take room ahead, when nothing waits
 
+A group that is alone, because nothing else waits, may be written and synced on the event-loop thread itself: the two
+thread hops cost about as much as the sync (measured: 110 us against 230 us for one small record). That is done only
+while syncs are quick; after a slow one the thread does them all for a while.
+
 There is no timer and no batching delay: the time of one sync is what gathers the next group. Policies:
 
     always        a group is synced before it counts as done
@@ -17,11 +21,17 @@ import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from vibemq.errors import UsageError, VibeMQError, WriteFailed
 from vibemq.log.frame import Mark
 from vibemq.log.log import Group, Log
+
+INLINE_BYTES_MAX: Final = 64 << 10
+INLINE_S_MAX: Final = 0.001
+"""A sync that took longer sends the next groups to the thread."""
+THREAD_GROUPS: Final = 256
+"""So many of them, before the next try."""
 
 CallSoon = Callable[..., Any]
 """Runs a callable with its arguments on the event-loop thread: `loop.call_soon_threadsafe`."""
@@ -86,6 +96,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="vibemq-writer", daemon=True)
         self._busy = False
         self._closing = False
+        self._by_thread = 0
 
     def start(self) -> None:
         """Start the thread."""
@@ -101,13 +112,38 @@ class Writer:
         """Records before this offset are durable in the sense of the policy."""
         return self._log.synced if self._policy.sync is Sync.ALWAYS else self._log.written
 
-    def kick(self) -> None:
-        """Send what is buffered on its way, unless a group is in flight: then it goes when that one is done."""
-        if not self._busy and not self._closing:
-            group = self._log.take_group()
-            if group is not None:
-                self._busy = True
-                self._groups.put(group)
+    def kick(self, *, lone: bool = False) -> None:
+        """Send what is buffered on its way, unless a group is in flight: then it goes when that one is done.
+
+        `lone`: nothing else waits for the loop, so a small group may be written and synced before this returns.
+        """
+        if self._busy or self._closing:
+            return
+        group = self._log.take_group()
+        if group is None:
+            return
+        self._busy = True
+        if lone and self._may_inline(group):
+            self._write_inline(group)
+        else:
+            self._by_thread = max(0, self._by_thread - 1)
+            self._groups.put(group)
+
+    def _may_inline(self, group: Group) -> bool:
+        """Small, in a segment that is there, under `always`, and after quick syncs."""
+        named = all(chunk.segment.named for chunk in group.chunks)
+        return self._policy.sync is Sync.ALWAYS and group.bytes <= INLINE_BYTES_MAX and named and not self._by_thread
+
+    def _write_inline(self, group: Group) -> None:
+        begun = time.perf_counter()
+        try:
+            self._log.write_group(group, sync=True)
+        except WriteFailed as failure:
+            self._finished(_Outcome(failure=failure))
+            return
+        if time.perf_counter() - begun > INLINE_S_MAX:
+            self._by_thread = THREAD_GROUPS
+        self._finished(_Outcome(group=group))
 
     def close(self) -> None:
         """Write and sync all that was appended, and end the thread. Blocks; call it last, after the loop's work.
