@@ -1,6 +1,7 @@
 """What the types of fields cannot state, and how a request that breaks a rule is refused rather than the connection."""
 
 import math
+import re
 from typing import Final
 
 import msgspec
@@ -22,6 +23,7 @@ class _Numbered(msgspec.Struct, frozen=True):
     request: RequestOrNone | None = None
 
 
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _json_numbered: Final = msgspec.json.Decoder(_Numbered)
 _binary_numbered: Final = msgspec.msgpack.Decoder(_Numbered)
 
@@ -34,8 +36,9 @@ def refuse_json(line: bytes, problem: Exception) -> m.Refused:
     """
     text = str(problem)[:REFUSAL_TEXT_MAX]
     try:
-        request = _json_numbered.decode(line).request
-    except msgspec.ValidationError:  # JSON, but no object, or its request is no number
+        # Half of a surrogate pair is JSON for most who write it, and none for msgspec.
+        request = _json_numbered.decode(_SURROGATE.sub(b"?", line)).request
+    except msgspec.ValidationError:  # no object, or its request is no number
         request = None
     except BAD_INPUT:
         raise MalformedFrame(f"a line is no JSON: {text}") from None

@@ -91,7 +91,7 @@ class FrameReader:
         if length > self.limit or zero:
             self._refuse(length, zero)
             return len(data)
-        need = HEAD_BYTES + length - len(partial)
+        need: int = HEAD_BYTES + length - len(partial)
         partial += data[taken : taken + need]
         return min(len(data), taken + need)
 

@@ -15,7 +15,7 @@ import msgspec
 
 from vibemq import batch as batches
 from vibemq.batch import Batch
-from vibemq.errors import FrameTooLong, InvalidRequest, MalformedFrame, ProtocolError, RequestError
+from vibemq.errors import FrameTooLong, InvalidRequest, ProtocolError, RequestError
 from vibemq.protocol import messages as m
 from vibemq.protocol.binary import ControlCommand
 from vibemq.protocol.checks import BAD_INPUT, checked, refuse_json
@@ -67,10 +67,10 @@ def decode_command(line: bytes) -> m.Command | m.Refused:
     """The command in a line, or what to refuse.
 
     Raises:
-        MalformedFrame: the line is no JSON, or has more than ELEMENTS_MAX elements.
+        MalformedFrame: the line is no JSON.
     """
     if line.count(b",") > ELEMENTS_MAX and _has_too_many_elements(line):
-        raise MalformedFrame(f"a line has more than {ELEMENTS_MAX} elements: send fewer messages at a time")
+        return refuse_json(line, InvalidRequest(f"more than {ELEMENTS_MAX} elements: send fewer messages at a time"))
     try:
         command: m.Command | m.JsonPublish = _command_decoder.decode(line)
     except BAD_INPUT as problem:
