@@ -28,7 +28,7 @@ from vibemq.server.batch_cache import BatchCache
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.effects import Answer, Confirmed, Peeked, StoredBatch
 from vibemq.server.journal import Journal
-from vibemq.server.settings import Settings
+from vibemq.server.limits import Limits
 
 
 class Connection:
@@ -45,17 +45,20 @@ class Connection:
 class Broker:
     """All decisions. `journal` holds the state and what the runtime has to carry out."""
 
-    def __init__(self, state: Projector, settings: Settings) -> None:
+    def __init__(
+        self, state: Projector, limits: Limits, queue_defaults: QueueSettings, *, auto_create: bool = True
+    ) -> None:
         """Continue with a state in which nobody is connected."""
         self.journal = Journal(state)
-        self.settings = settings
-        self.limits = settings.limits
+        self.limits = limits
+        self._queue_defaults = queue_defaults
+        self._auto_create = auto_create
         self._state = state
-        self._cache = BatchCache(settings.limits.cache_bytes)
-        self.deliveries = Deliveries(self.journal, self._cache, settings.limits)
+        self._cache = BatchCache(limits.cache_bytes)
+        self.deliveries = Deliveries(self.journal, self._cache, limits)
         self._connections: dict[int, Connection] = {}
 
-    # --- life ----------------------------------------------------------------------------------------------------------
+    # --- life
 
     def start(self, version: str, wall_us: int) -> None:
         """Begin. After an unclean end, everything unsettled of a group with consumers is marked as perhaps sent."""
@@ -96,7 +99,7 @@ class Broker:
             if oldest:
                 self.journal.record(e.ProducersForgotten(tuple(oldest)))
 
-    # --- publishing ----------------------------------------------------------------------------------------------------
+    # --- publishing
 
     def publish(self, connection: int, request: int, queue_name: str, sequence: int, batch: Batch) -> None:
         """Store a batch, unless this producer has had it stored before.
@@ -115,7 +118,9 @@ class Broker:
         queue = self._queue_or_new(queue_name, connection)
         settings = queue.settings
         if queue.length + batch.count > settings.max_length:
-            raise QueueFull(f"queue {queue.name!r} holds {queue.length} messages; its max_length is {settings.max_length}")
+            raise QueueFull(
+                f"queue {queue.name!r} holds {queue.length} messages; its max_length is {settings.max_length}"
+            )
         if queue.bytes + batch.record_bytes > settings.max_bytes:
             raise QueueFull(f"queue {queue.name!r} holds {queue.bytes} bytes; its max_bytes is {settings.max_bytes}")
         first = queue.next[DEFAULT_LANE]
@@ -147,7 +152,7 @@ class Broker:
             raise SequenceTooOld(f"sequence {sequence} is below {known.oldest}, the oldest that is remembered")
         return False
 
-    # --- queues --------------------------------------------------------------------------------------------------------
+    # --- queues
 
     def declare(self, connection: int, request: int, name: str, wanted: dict[str, Any]) -> None:
         """Create a queue; one that is there already must have these settings.
@@ -176,7 +181,7 @@ class Broker:
                 raise InvalidRequest(f"a queue has no setting {key!r}; there are {', '.join(known)}")
         if wanted.get("mode", Mode.ROUND_ROBIN) != Mode.ROUND_ROBIN:
             raise NotSupported(f"queue mode {wanted['mode']!r} is not in this version, only {Mode.ROUND_ROBIN.value!r}")
-        defaults = msgspec.structs.asdict(self.settings.queue_defaults)
+        defaults = msgspec.structs.asdict(self._queue_defaults)
         for key, value in wanted.items():
             expected = type(defaults[key])
             if isinstance(value, bool) or not isinstance(value, expected if expected is not Mode else str):
@@ -197,9 +202,9 @@ class Broker:
         queue = self._state.queue_named(name)
         if queue is not None:
             return queue
-        if not self.settings.auto_create:
+        if not self._auto_create:
             raise UnknownQueue(f"there is no queue {name!r}; declare it first (auto_create is off)")
-        return self._new_queue(name, self.settings.queue_defaults, connection)
+        return self._new_queue(name, self._queue_defaults, connection)
 
     def _new_queue(self, name: str, settings: QueueSettings, connection: int) -> Queue:
         if len(self._state.queues) >= self.limits.queues:
@@ -296,9 +301,9 @@ class Broker:
             left -= max(0, min(high - low, left))
         self.journal.effects.append(Peeked(self.journal.next_offset, connection, request, queue.id, spans))
 
-    # --- consuming -----------------------------------------------------------------------------------------------------
+    # --- consuming
 
-    def subscribe(self, connection: int, request: int, name: str, group: str | None, messages: int, size: int) -> None:  # noqa: PLR0913, PLR0917
+    def subscribe(self, connection: int, request: int, name: str, group: str | None, messages: int, size: int) -> None:
         """Add a consumer to a queue.
 
         Raises:
@@ -306,7 +311,9 @@ class Broker:
         """
         mine = self._connections[connection].subscriptions
         if group is not None:
-            raise NotSupported("consumer groups are not in this version: a round-robin queue has one, and no name for it")
+            raise NotSupported(
+                "consumer groups are not in this version: a round-robin queue has one, and no name for it"
+            )
         if len(mine) >= self.limits.subscriptions_per_connection:
             raise LimitExceeded(f"a connection may have {self.limits.subscriptions_per_connection} subscriptions")
         queue = self._queue_or_new(name, connection)

@@ -11,7 +11,7 @@ from vibemq.server.batch_cache import BatchCache
 from vibemq.server.dispatch import Consumers, Dispatcher, append_span
 from vibemq.server.effects import Answer, Drained, Ended, LeasesLost, Refusal, Runs, StoredBatch
 from vibemq.server.journal import Journal
-from vibemq.server.settings import Limits
+from vibemq.server.limits import Limits
 from vibemq.server.subscription import Piece, Subscription
 
 
@@ -51,7 +51,7 @@ class Deliveries:
             for not_before_us, *_ in queue.groups[DEFAULT_GROUP].waiting[:1]:
                 heappush(self._waiting, (not_before_us, queue.id))
 
-    # --- coming and going ----------------------------------------------------------------------------------------------
+    # --- coming and going
 
     def subscribe(self, queue: Queue, connection: int) -> Subscription:
         """Add a consumer, without credit."""
@@ -103,9 +103,9 @@ class Deliveries:
         found = self._consumers.get(queue)
         return len(found.subscriptions) if found is not None else 0
 
-    # --- handing out ---------------------------------------------------------------------------------------------------
+    # --- handing out
 
-    def credit(self, connection: int, number: int, messages: int, size: int, handed: int, wait_ms: int) -> None:  # noqa: PLR0913, PLR0917
+    def credit(self, connection: int, number: int, messages: int, size: int, handed: int, wait_ms: int) -> None:
         """Let a subscription be sent more. A grant for one that has ended just crossed the news of it on the way.
 
         Raises:
@@ -115,7 +115,9 @@ class Deliveries:
         if subscription is None:
             return
         if handed > subscription.next_delivery:
-            raise InvalidRequest(f"handed is {handed}, but only {subscription.next_delivery - 1} messages were delivered")
+            raise InvalidRequest(
+                f"handed is {handed}, but only {subscription.next_delivery - 1} messages were delivered"
+            )
         subscription.handed = max(subscription.handed, handed)
         limits = self._limits
         subscription.credit_messages = min(subscription.credit_messages + messages, limits.unacked_per_subscription)
@@ -154,7 +156,11 @@ class Deliveries:
     def _end_pulls(self) -> None:
         for subscription in list(self._pulling.values()):
             until = subscription.drain_until_us
-            if until is not None and until <= self._journal.now_us and subscription.queue not in self._dispatcher.loading:
+            if (
+                until is not None
+                and until <= self._journal.now_us
+                and subscription.queue not in self._dispatcher.loading
+            ):
                 self._drain(subscription)
 
     def _drain(self, subscription: Subscription) -> None:
@@ -168,7 +174,7 @@ class Deliveries:
             subscription.lease_check_us = due
             heappush(self._leases, (due, subscription.id))
 
-    # --- ends of deliveries --------------------------------------------------------------------------------------------
+    # --- ends of deliveries
 
     def ack(self, connection: int, number: int, deliveries: Runs, request: int) -> None:
         """Settle deliveries. With a request, answer it: LeaseLost where some were no longer this consumer's."""
@@ -189,7 +195,7 @@ class Deliveries:
             self._journal.record(e.Acked(subscription.queue, subscription.group, number, tuple(spans), size))
         self._answer(connection, request, asked, done)
 
-    def nack(  # noqa: PLR0913, PLR0917 - the fields of the request
+    def nack(
         self,
         connection: int,
         number: int,
@@ -244,7 +250,9 @@ class Deliveries:
         if asked == done:
             self._journal.effects.append(Answer(after, connection, request, None))
         else:
-            error = LeaseLost(f"{asked - done} of {asked} messages were no longer yours: their leases had ended, or they were settled before")
+            error = LeaseLost(
+                f"{asked - done} of {asked} messages were no longer yours: their leases had ended, or they were settled before"
+            )
             self._journal.effects.append(Refusal(after, connection, request, error))
 
     def _answer_late(self, connection: int, request: int) -> None:
@@ -291,7 +299,7 @@ class Deliveries:
             heappush(self._waiting, (not_before_us, queue.id))
         self._changed[queue.id] = None
 
-    def _fail(  # noqa: PLR0913 - what is known of the failure
+    def _fail(
         self,
         queue: Queue,
         subscription: Subscription,
@@ -327,7 +335,7 @@ class Deliveries:
             skip = low - start
             yield Piece(piece.start + skip, piece.start + high - start, piece.stored, piece.first + skip), failed
 
-    def _dead_letter(  # noqa: PLR0913, PLR0917 - the facts of the event
+    def _dead_letter(
         self, queue: Queue, subscription: Subscription, failure: _Failure, why: DeadReason, attempts: int, error: str
     ) -> None:
         target = self._dead_letter_queue(queue)
@@ -359,7 +367,7 @@ class Deliveries:
             self._journal.record(e.QueueDeclared(self._state.topology.next_queue, name, settings, 0))
         return self._state.queue_named(name)
 
-    # --- time ----------------------------------------------------------------------------------------------------------
+    # --- time
 
     def tick(self) -> None:
         """Do what is due: leases that ended, retry delays that are over, pulls that waited long enough."""

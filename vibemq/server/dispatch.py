@@ -90,12 +90,10 @@ class Dispatcher:
                     break
         if not spans:
             return False
-        self._journal.record(
-            Delivered(queue.id, DEFAULT_GROUP, taker.id, tuple(spans), size, lease_until_us)
-        )
+        self._journal.record(Delivered(queue.id, DEFAULT_GROUP, taker.id, tuple(spans), size, lease_until_us))
         return True
 
-    def _send(  # noqa: PLR0913, PLR0917 - one place, many facts
+    def _send(
         self, lane: Lane, taker: Subscription, stored: StoredBatch, start: int, end: int, lease_until_us: int
     ) -> tuple[int, int]:
         """Send messages start <= sequence < end of a batch as far as credit goes; how far that was, and the bytes."""

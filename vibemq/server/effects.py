@@ -23,7 +23,7 @@ class StoredBatch:
 
     __slots__ = ("batch", "index", "lane", "made_ready", "offset", "queue", "sequence", "settled", "time_us")
 
-    def __init__(  # noqa: PLR0913, PLR0917 - a row of facts
+    def __init__(
         self, queue: int, lane: int, sequence: int, offset: int, index: int, made_ready: int, time_us: int, batch: Batch
     ) -> None:
         """Keep the batch with its place."""

@@ -1,4 +1,4 @@
-"""Every limit and setting of a broker, with its default. docs/limits.md is this table for people."""
+"""Every setting of a broker, with its default, and the configuration file that changes them."""
 
 import tomllib
 from dataclasses import dataclass, field, fields
@@ -7,61 +7,10 @@ from typing import Any, Final
 
 from vibemq.errors import ConfigError
 from vibemq.events import QueueSettings
+from vibemq.log.writer import SyncPolicy
+from vibemq.server.limits import MIB, Limits
 
 DEFAULT_PORT: Final = 2925
-KIB: Final = 1024
-MIB: Final = 1024 * KIB
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What nobody may exceed. Units are in the names."""
-
-    frame_bytes: int = 16 * MIB
-    batch_messages: int = 65_536
-    message_bytes: int = 8 * MIB
-    connections: int = 20_000
-    connections_per_address: int = 20_000
-    subscriptions_per_connection: int = 1_000
-    queues: int = 100_000
-    unacked_per_subscription: int = 1_000_000
-    unacked_bytes_per_subscription: int = 256 * MIB
-    publish_window_bytes: int = 16 * MIB
-    publish_window_batches: int = 1_000
-    unsynced_bytes: int = 64 * MIB
-    producers: int = 10_000
-    cache_bytes: int = 32 * MIB
-    peek_messages: int = 1_000
-    peek_bytes: int = 8 * MIB
-    hello_timeout_ms: int = 10_000
-    heartbeat_ms: int = 15_000
-    lease_ms: int = 12 * 60 * 60 * 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fsync:
-    """When the log is synced: `always` before anything is confirmed, every `interval_ms`, or left to the system (`os`)."""
-
-    policy: str = "always"
-    interval_ms: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> "Fsync":
-        """Read `always`, `interval:MS` or `os`.
-
-        Raises:
-            ConfigError: anything else.
-        """
-        policy, _, number = text.partition(":")
-        if policy in ("always", "os") and not number:
-            return cls(policy=policy)
-        if policy == "interval" and number.isdecimal() and 0 < int(number) <= 60_000:  # noqa: PLR2004 - a minute
-            return cls(policy=policy, interval_ms=int(number))
-        raise ConfigError(f"fsync is {text!r}: give always, interval:MS with 1 to 60000 milliseconds, or os")
-
-    def __str__(self) -> str:
-        """As `parse` reads it."""
-        return f"interval:{self.interval_ms}" if self.policy == "interval" else self.policy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +20,7 @@ class Settings:
     data: Path = Path("vibemq-data")
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
-    fsync: Fsync = Fsync()
+    fsync: SyncPolicy = SyncPolicy()
     auto_create: bool = True
     segment_bytes: int = 128 * MIB
     reserve_bytes: int = 64 * MIB
@@ -89,7 +38,7 @@ def parse_listen(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or (text.endswith("]") and text.startswith("[")):
         host, port = text, str(DEFAULT_PORT)
-    if not port.isdecimal() or int(port) > 65_535:  # noqa: PLR2004 - the largest port
+    if not port.isdecimal() or int(port) > 65_535:
         raise ConfigError(f"cannot listen on {text!r}: give HOST:PORT with a port from 0 to 65535")
     return host.strip("[]") or "127.0.0.1", int(port)
 
@@ -108,7 +57,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     if "limits" in table:
         found["limits"] = Limits(**_checked(path, "limits", table.pop("limits"), Limits))
     if "fsync" in table:
-        found["fsync"] = Fsync.parse(str(table.pop("fsync")))
+        found["fsync"] = SyncPolicy.parse(str(table.pop("fsync")))
     if "data" in table:
         found["data"] = Path(str(table.pop("data")))
     if "listen" in table:

@@ -1,0 +1,90 @@
+"""Which call of the broker each message of the protocol stands for."""
+
+from collections.abc import Callable
+from typing import Any
+
+from vibemq.protocol import messages as m
+from vibemq.server.broker import Broker
+
+
+def _subscribe(broker: Broker, connection: int, ask: m.Subscribe) -> None:
+    broker.subscribe(connection, ask.request, ask.queue, ask.group, ask.messages, ask.bytes)
+
+
+def _unsubscribe(broker: Broker, connection: int, ask: m.Unsubscribe) -> None:
+    broker.unsubscribe(connection, ask.request, ask.subscription)
+
+
+def _credit(broker: Broker, connection: int, grant: m.Credit) -> None:
+    broker.deliveries.credit(connection, grant.subscription, grant.messages, grant.bytes, grant.handed, grant.wait_ms)
+
+
+def _ack(broker: Broker, connection: int, ack: m.Ack) -> None:
+    broker.deliveries.ack(connection, ack.subscription, ack.deliveries, ack.request)
+
+
+def _nack(broker: Broker, connection: int, nack: m.Nack) -> None:
+    broker.deliveries.nack(
+        connection,
+        nack.subscription,
+        nack.deliveries,
+        nack.request,
+        delay_ms=nack.delay_ms,
+        reason=nack.reason,
+        reject=nack.reject,
+    )
+
+
+def _extend(broker: Broker, connection: int, ask: m.Extend) -> None:
+    broker.deliveries.extend(connection, ask.subscription, ask.deliveries, ask.lease_ms, ask.request)
+
+
+def _declare(broker: Broker, connection: int, ask: m.Declare) -> None:
+    broker.declare(connection, ask.request, ask.queue, dict(ask.settings))
+
+
+def _list_queues(broker: Broker, connection: int, ask: m.ListQueues) -> None:
+    broker.list_queues(connection, ask.request)
+
+
+def _show_queue(broker: Broker, connection: int, ask: m.ShowQueue) -> None:
+    broker.show_queue(connection, ask.request, ask.queue)
+
+
+def _purge(broker: Broker, connection: int, ask: m.Purge) -> None:
+    broker.purge(connection, ask.request, ask.queue)
+
+
+def _delete(broker: Broker, connection: int, ask: m.Delete) -> None:
+    broker.delete(connection, ask.request, ask.queue)
+
+
+def _peek(broker: Broker, connection: int, ask: m.Peek) -> None:
+    broker.peek(connection, ask.request, ask.queue, ask.start, ask.count)
+
+
+def _flush(broker: Broker, connection: int, ask: m.Flush) -> None:
+    broker.flush(connection, ask.request)
+
+
+def _digest(broker: Broker, connection: int, ask: m.Digest) -> None:
+    broker.digest(connection, ask.request)
+
+
+COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
+    m.Subscribe: _subscribe,
+    m.Unsubscribe: _unsubscribe,
+    m.Credit: _credit,
+    m.Ack: _ack,
+    m.Nack: _nack,
+    m.Extend: _extend,
+    m.Declare: _declare,
+    m.ListQueues: _list_queues,
+    m.ShowQueue: _show_queue,
+    m.Purge: _purge,
+    m.Delete: _delete,
+    m.Peek: _peek,
+    m.Flush: _flush,
+    m.Digest: _digest,
+}
+"""Publish and what concerns the connection itself are the connection's own affair."""

@@ -1,0 +1,268 @@
+"""One client's connection: bytes become commands for the broker, effects become bytes.
+
+The protocol itself is the sans-I/O session; here are only the calls that each message stands for, and what the transport
+needs: one read buffer shared by all connections, output collected over a turn of the loop, a stop of reading while the
+client does not read what it is sent.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from vibemq.errors import FlowExceeded, ProtocolError, RequestError, VibeMQError
+from vibemq.protocol import messages as m
+from vibemq.protocol.session import ServerSession, State
+from vibemq.server import effects as f
+from vibemq.server.commands import COMMANDS
+
+if TYPE_CHECKING:
+    from vibemq.server.runtime import Runtime
+
+
+class ClientConnection(asyncio.BufferedProtocol):
+    """The shell around a ServerSession."""
+
+    __slots__ = (
+        "_buffer",
+        "_on_closed",
+        "_on_opened",
+        "_runtime",
+        "_session",
+        "_transport",
+        "address",
+        "connected_us",
+        "goodbye_reason",
+        "heartbeat_us",
+        "last_heard_us",
+        "host",
+        "number",
+        "out",
+        "unanswered_batches",
+    )
+
+    def __init__(
+        self,
+        runtime: "Runtime",
+        buffer: memoryview,
+        on_opened: Callable[["ClientConnection"], None],
+        on_closed: Callable[["ClientConnection"], None],
+    ) -> None:
+        """Serve one client; `on_opened` is called when it is there, `on_closed` when it is gone."""
+        self._runtime = runtime
+        self._buffer = buffer
+        self._on_opened, self._on_closed = on_opened, on_closed
+        self._session = ServerSession(runtime.settings.limits.frame_bytes)
+        self._transport: asyncio.Transport | None = None
+        self.address = self.host = ""
+        self.number = 0
+        """The broker's number of this connection; 0 until hello."""
+        self.heartbeat_us = 0
+        self.connected_us = self.last_heard_us = runtime.clock.now_us()
+        self.out: list[bytes | memoryview] = []
+        self.unanswered_batches = 0
+        self.goodbye_reason = "the connection broke"
+
+    # --- transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport, and who it is."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        peer = transport.get_extra_info("peername")
+        self.host = str(peer[0]) if peer else "unknown"
+        self.address = f"{self.host}:{peer[1]}" if peer else "unknown"
+        self._on_opened(self)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Give the shared buffer: it is read to its end before the loop reads for anybody else."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Carry out what the client asks."""
+        runtime, session = self._runtime, self._session
+        self.last_heard_us = runtime.begin()
+        for command in session.receive(self._buffer[:nbytes]):
+            try:
+                self._execute(command)
+            except RequestError as error:
+                self._fail(getattr(command, "request", 0), error)
+            except ProtocolError as error:
+                session.error, session.state = error, State.CLOSED
+                break
+            runtime.append()
+        if session.error is not None:
+            self._refuse(session.error)
+        runtime.schedule()
+
+    def eof_received(self) -> bool:
+        """Close when the client does."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Give back what the client held."""
+        self._transport = None
+        if self.number:
+            self._runtime.disconnected(self, self.goodbye_reason)
+        self._on_closed(self)
+
+    def pause_writing(self) -> None:
+        """Stop reading from a client that does not read: it would only make more to send."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self.resume_reading()
+
+    def pause_reading(self) -> None:
+        """Stop reading for a while; the log is behind."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def flush(self) -> None:
+        """Hand what was collected to the transport."""
+        out, self.out = self.out, []
+        if self._transport is not None and out:
+            self._transport.writelines(out)
+
+    def close(self, code: int, text: str) -> None:
+        """Say goodbye and close."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self.out += self._session.encode(m.Goodbye(code=code, text=text))
+        self.flush()
+        self.goodbye_reason = text
+        self._transport.close()
+
+    def turn_away(self, error: VibeMQError) -> None:
+        """Close a connection that is not wanted, and count it."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._runtime.refused(self.host, type(error).__name__)
+            self.close(error.code, error.text)
+
+    def abort(self, reason: str) -> None:
+        """Close at once: the client does not read."""
+        self.goodbye_reason = reason
+        if self._transport is not None:
+            self._transport.abort()
+
+    # --- from effects to bytes
+
+    def send(self, effect: f.Effect) -> None:
+        """Collect the bytes of an effect."""
+        if type(effect) is f.Delivery:
+            _, _, subscription, delivery, stored, first, count, attempt, redelivered = effect
+            reply: m.Reply = m.Deliver(
+                subscription,
+                delivery,
+                stored.sequence + first,
+                stored.offset,
+                stored.index + first,
+                stored.time_us,
+                attempt,
+                redelivered,
+                stored.batch.cut(first, count),
+            )
+        elif type(effect) is f.Confirmed:
+            self.unanswered_batches -= 1
+            reply = m.Confirmed(
+                request=effect.request, offset=effect.offset, sequence=effect.sequence, duplicate=effect.duplicate
+            )
+        else:
+            reply = _reply(effect)
+        self.out += self._session.encode(reply)
+
+    def answer(self, request: int, result: Any) -> None:  # noqa: ANN401 - whatever the request asks for
+        """Collect the answer to a request that the runtime itself carried out."""
+        self.out += self._session.encode(m.Done(request=request, result=result))
+
+    def _fail(self, request: int, error: RequestError) -> None:
+        self.out += self._session.encode(m.Failed(request=request, code=error.code, text=error.text))
+        self._runtime.collected(self)
+
+    def _refuse(self, error: ProtocolError) -> None:
+        """End the connection of a client that broke the protocol."""
+        if not self.number:
+            self._runtime.refused(self.host, type(error).__name__)
+        self._runtime.logger.warning("protocol error", extra={"address": self.address, "error": error.text})
+        self.close(error.code, error.text)
+
+    # --- from messages to commands
+
+    def _execute(self, command: m.Command | m.Refused) -> None:
+        carry_out = COMMANDS.get(type(command))
+        if carry_out is not None:
+            carry_out(self._runtime.broker, self.number, command)
+        elif isinstance(command, m.Publish):
+            self._publish(command)
+        elif isinstance(command, m.Hello):
+            self._hello(command)
+        elif isinstance(command, m.Ping):
+            self.out += self._session.encode(m.Pong())
+            self._runtime.collected(self)
+        elif isinstance(command, m.Goodbye):
+            self._goodbye(command)
+        else:
+            assert isinstance(command, m.Refused)
+            raise command.error
+
+    def _hello(self, hello: m.Hello) -> None:
+        runtime, limits = self._runtime, self._runtime.settings.limits
+        self.number = runtime.connected(self, hello.client, self._session.codec, hello.producer)
+        heartbeat_ms = min(hello.heartbeat_ms or limits.heartbeat_ms, limits.heartbeat_ms)
+        self.heartbeat_us = heartbeat_ms * 1000
+        welcome = m.Welcome(
+            request=hello.request,
+            version=m.VERSION,
+            broker=f"vibemq {runtime.version}",
+            connection=self.number,
+            heartbeat_ms=heartbeat_ms,
+            frame_bytes_max=limits.frame_bytes,
+            batch_messages_max=limits.batch_messages,
+            publish_window_bytes=limits.publish_window_bytes,
+            publish_window_batches=limits.publish_window_batches,
+        )
+        self.out += self._session.encode(welcome)
+        runtime.collected(self)
+
+    def _publish(self, publish: m.Publish) -> None:
+        runtime, limits = self._runtime, self._runtime.settings.limits
+        self.unanswered_batches += 1
+        if self.unanswered_batches > 2 * limits.publish_window_batches:
+            raise FlowExceeded(f"more than {limits.publish_window_batches} batches were sent and not yet answered")
+        try:
+            runtime.admit(self, len(publish.batch.data))
+            runtime.broker.publish(self.number, publish.request, publish.queue, publish.sequence, publish.batch)
+        except RequestError:
+            self.unanswered_batches -= 1
+            raise
+
+    def _goodbye(self, goodbye: m.Goodbye) -> None:
+        self.goodbye_reason = goodbye.text if goodbye.code else ""
+        if self._transport is not None:
+            self._runtime.collected(self)
+            self._runtime.close_after_turn(self)
+
+    def end(self) -> None:
+        """Close the transport after what was collected has been handed to it."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+
+def _reply(effect: f.Effect) -> m.Reply:
+    """The message of an effect that is not frequent."""
+    if isinstance(effect, f.Answer):
+        return m.Done(request=effect.request, result=effect.result)
+    if isinstance(effect, f.Refusal):
+        return m.Failed(request=effect.request, code=effect.error.code, text=effect.error.text)
+    if isinstance(effect, f.Drained):
+        return m.Drained(subscription=effect.subscription)
+    if isinstance(effect, f.LeasesLost):
+        return m.LeasesLost(subscription=effect.subscription, deliveries=effect.deliveries)
+    assert isinstance(effect, f.Ended)
+    return m.Ended(subscription=effect.subscription, code=effect.error.code, text=effect.error.text)

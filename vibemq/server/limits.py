@@ -1,0 +1,32 @@
+"""Every limit of a broker, with its default. docs/limits.md is this table for people."""
+
+from dataclasses import dataclass
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What nobody may exceed. Units are in the names."""
+
+    frame_bytes: int = 16 * MIB
+    batch_messages: int = 65_536
+    message_bytes: int = 8 * MIB
+    connections: int = 20_000
+    connections_per_address: int = 20_000
+    subscriptions_per_connection: int = 1_000
+    queues: int = 100_000
+    unacked_per_subscription: int = 1_000_000
+    unacked_bytes_per_subscription: int = 256 * MIB
+    publish_window_bytes: int = 16 * MIB
+    publish_window_batches: int = 1_000
+    unsynced_bytes: int = 64 * MIB
+    producers: int = 10_000
+    cache_bytes: int = 32 * MIB
+    peek_messages: int = 1_000
+    peek_bytes: int = 8 * MIB
+    hello_timeout_ms: int = 10_000
+    heartbeat_ms: int = 15_000
+    lease_ms: int = 12 * 60 * 60 * 1000

@@ -1,0 +1,397 @@
+"""The running broker: decisions become durable, effects become bytes.
+
+One turn of the event loop: the connections that had something to say change the state through the broker; what that
+recorded is appended to the log's buffer at once. At the end of the turn ready messages are handed out, the buffer goes to the
+writer thread as one group, and effects leave as soon as all they depend on is durable. While a group is in flight the next
+one forms.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from vibemq.batch import Batch
+from vibemq.errors import BeyondLog, DiskFull, StorageError, VibeMQError, WriteFailed
+from vibemq.events import SegmentSealed
+from vibemq.log.segment import seal_segment
+from vibemq.log.writer import Writer
+from vibemq.protocol.json_lines import rfc3339
+from vibemq.server import effects as f
+from vibemq.server.broker import Broker
+from vibemq.server.checkpointer import Checkpointer
+from vibemq.server.clock import BrokerClock
+from vibemq.server.connection import ClientConnection
+from vibemq.server.settings import Settings
+from vibemq.server.storage import Progress, Storage
+
+HOUSEKEEPING_S = 1.0
+REFUSED_ADDRESSES = 1000
+"""Told apart in a second; the others are counted together."""
+
+
+class Runtime:
+    """Owns the storage, the broker, the writer, and everybody who is connected. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        version: str,
+        clock: BrokerClock,
+        logger: logging.Logger,
+        fatal: Callable[[VibeMQError], None],
+    ) -> None:
+        """Nothing is opened before `open`. `fatal` is called when the process must end."""
+        self.settings, self.version, self.clock, self.logger, self._fatal = settings, version, clock, logger, fatal
+        self.connections: dict[int, ClientConnection] = {}
+        self._waiting: deque[f.Effect] = deque()
+        self._collected: dict[ClientConnection, None] = {}
+        self._closing: list[ClientConnection] = []
+        self._paused: dict[ClientConnection, None] = {}
+        self._deferred: list[f.Load] = []
+        self._refused: Counter[tuple[str, str]] = Counter()
+        self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due_us = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._executor = ThreadPoolExecutor(2, "vibemq-worker")
+        self.failed = False
+
+    # --- life
+
+    def open(self, progress: Progress | None = None) -> Storage:
+        """Open the data folder and replay its log. Blocks; call it before anything is served.
+
+        Raises:
+            StorageError: the folder cannot be used.
+        """
+        settings = self.settings
+        self.storage = Storage.open(
+            settings.data,
+            settings.segment_bytes,
+            settings.reserve_bytes,
+            lambda: secrets.randbits(64),
+            self.clock.wall_us(),
+            progress,
+        )
+        self.clock = BrokerClock(last_us=self.storage.state.audit.last_us)
+        return self.storage
+
+    def start(self) -> None:
+        """Begin to decide and to write. Call it on the loop."""
+        self._loop = asyncio.get_running_loop()
+        storage, settings = self.storage, self.settings
+        self.broker = Broker(storage.state, settings.limits, settings.queue_defaults, auto_create=settings.auto_create)
+        self._journal = self.broker.journal
+        self._deliveries = self.broker.deliveries
+        self.writer = Writer(
+            storage.log, settings.fsync, self._loop.call_soon_threadsafe, self._on_durable, self._on_failure
+        )
+        self.writer.start()
+        self._checkpointer = Checkpointer(storage, self._executor)
+        self.begin()
+        self.broker.start(self.version, self.clock.wall_us())
+        self.append()
+        self.schedule()
+        self._spawn(self._housekeep())
+        self._spawn(self._checkpoint_for_ever())
+
+    async def stop(self, reason: str) -> None:
+        """End in order: tell the clients, write everything, checkpoint."""
+        for connection in list(self.connections.values()):
+            connection.close(0, reason)
+        for _ in range(100):
+            if not self.connections:
+                break
+            await asyncio.sleep(0.02)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for connection in list(self.connections.values()):
+            connection.abort(reason)
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self.failed:
+            self.begin()
+            self.broker.stop(reason)
+            self.append()
+            self._journal.effects.clear()
+            self.writer.close()
+            await self._checkpointer.take()
+        self._executor.shutdown(wait=True)
+        self.storage.close()
+
+    def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, VibeMQError):
+                self._on_failure(error)
+            else:
+                self.logger.error("a background task failed", exc_info=error)
+                self._on_failure(WriteFailed(f"a background task failed: {error!r}"))
+
+    def _on_failure(self, error: VibeMQError) -> None:
+        if not self.failed:
+            self.failed = True
+            self._fatal(error)
+
+    # --- a turn
+
+    def begin(self) -> int:
+        """Set the time of what is decided next."""
+        now_us = self._journal.now_us = self.clock.now_us()
+        return now_us
+
+    def append(self) -> None:
+        """Take what was decided to the log's buffer."""
+        records = self._journal.records
+        if records:
+            append = self.storage.append
+            try:
+                for record in records:
+                    append(record)
+            except StorageError as error:
+                self._on_failure(error)
+            records.clear()
+
+    def schedule(self) -> None:
+        """Let the turn end after the other connections that are readable now have been heard."""
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._scheduled = False
+        if self.failed:
+            return
+        self.begin()
+        self._deliveries.dispatch()
+        self.append()
+        self.writer.kick()
+        self._route()
+        self._set_timer()
+
+    def _route(self) -> None:
+        """Send the effects that depend on nothing any more; the others wait, in order. Start the loads."""
+        journal, durable = self._journal, self.writer.durable
+        if journal.effects:
+            effects, journal.effects = journal.effects, []
+            for effect in effects:
+                if effect.after <= durable:
+                    self._send(effect)
+                else:
+                    self._waiting.append(effect)
+        if journal.loads:
+            loads, journal.loads = journal.loads, []
+            for load in loads:
+                self._spawn(self._load(load))
+        self._flush()
+
+    def _on_durable(self) -> None:
+        """A group is on the disk: what waited for it may go."""
+        waiting, durable = self._waiting, self.writer.durable
+        while waiting and waiting[0].after <= durable:
+            self._send(waiting.popleft())
+        if self._deferred:
+            deferred, self._deferred = self._deferred, []
+            for load in deferred:
+                self._spawn(self._load(load))
+        if self._paused and self._unsynced_bytes() < self.settings.limits.unsynced_bytes // 2:
+            for connection in self._paused:
+                connection.resume_reading()
+            self._paused.clear()
+        self._flush()
+
+    def _send(self, effect: f.Effect) -> None:
+        connection = self.connections.get(effect.connection)
+        if connection is None:
+            return
+        if isinstance(effect, f.Peeked):
+            self._spawn(self._peek(connection, effect))
+            return
+        connection.send(effect)
+        self._collected[connection] = None
+
+    def collected(self, connection: ClientConnection) -> None:
+        """A connection has bytes to send at the end of the turn."""
+        self._collected[connection] = None
+        self.schedule()
+
+    def close_after_turn(self, connection: ClientConnection) -> None:
+        """A connection ends when what it was sent has left."""
+        self._closing.append(connection)
+        self.schedule()
+
+    def _flush(self) -> None:
+        if self._collected:
+            collected, self._collected = self._collected, {}
+            for connection in collected:
+                connection.flush()
+        if self._closing:
+            closing, self._closing = self._closing, []
+            for connection in closing:
+                connection.end()
+
+    # --- what connections ask of the runtime
+
+    def connected(self, connection: ClientConnection, name: str, codec: str, producer: int) -> int:
+        """A client said hello; its number."""
+        number = self.broker.connect(name, connection.address, codec, producer)
+        self.connections[number] = connection
+        self.logger.info(
+            "client connected", extra={"connection": number, "client": name, "address": connection.address}
+        )
+        return number
+
+    def disconnected(self, connection: ClientConnection, reason: str) -> None:
+        """A client is gone."""
+        self.connections.pop(connection.number, None)
+        self._paused.pop(connection, None)
+        self._collected.pop(connection, None)
+        if self.failed:
+            return
+        self.begin()
+        self.broker.disconnect(connection.number, reason)
+        self.append()
+        self.logger.info("client disconnected", extra={"connection": connection.number, "reason": reason or "goodbye"})
+        self.schedule()
+
+    def refused(self, address: str, reason: str) -> None:
+        """Somebody was turned away; the log hears of it once a second, by address."""
+        known = (address, reason) in self._refused or len(self._refused) < REFUSED_ADDRESSES
+        self._refused[address if known else "others", reason] += 1
+
+    def admit(self, connection: ClientConnection, size: int) -> None:
+        """Take room on the disk for a publish, and slow its sender down while the log is behind.
+
+        Raises:
+            DiskFull: only the reserve is left.
+        """
+        if not self.storage.log.admit(size):
+            raise DiskFull(
+                "the broker's disk is full: publishing is refused until there is room, consuming and acking go on"
+            )
+        if self._unsynced_bytes() > self.settings.limits.unsynced_bytes:
+            connection.pause_reading()
+            self._paused[connection] = None
+
+    def _unsynced_bytes(self) -> int:
+        return self.storage.log.buffered_bytes
+
+    # --- reading back
+
+    async def _load(self, load: f.Load) -> None:
+        try:
+            batches = await self._loop.run_in_executor(self._executor, self.storage.load, load)
+        except BeyondLog:
+            self._deferred.append(load)
+            return
+        self.begin()
+        self.broker.loaded(load.queue, batches)
+        self.schedule()
+
+    async def _peek(self, connection: ClientConnection, peeked: f.Peeked) -> None:
+        """Read messages for a Peek, as far as its limit of bytes goes."""
+        left = self.settings.limits.peek_bytes
+        found: list[dict[str, Any]] = []
+        for lane, start, end, failed, redelivered in peeked.spans:
+            at = start
+            while at < end and left > 0:
+                load = f.Load(peeked.queue, lane, at)
+                stored = (await self._loop.run_in_executor(self._executor, self.storage.load, load))[0]
+                first, count = at - stored.sequence, min(end, stored.end) - at
+                found += _describe(stored, first, count, failed + 1, redelivered)
+                left -= stored.bytes(first, count)
+                at += count
+        connection.answer(peeked.request, found)
+        self.collected(connection)
+
+    # --- time
+
+    def _set_timer(self) -> None:
+        due_us = self._deliveries.next_due_us()
+        if due_us is None or (self._timer is not None and self._timer_due_us <= due_us):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_due_us = due_us
+        self._timer = self._loop.call_later(max(0, due_us - self.clock.now_us()) / 1_000_000 + 0.0005, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        if self.failed:
+            return
+        self.begin()
+        self.broker.tick()
+        self.append()
+        self.schedule()
+
+    async def _housekeep(self) -> None:
+        """Once a second: heartbeats, the disk, refusals, seals, the wall clock."""
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self._tick()
+            if self.failed:
+                return
+            self._check_heartbeats()
+            log = self.storage.log
+            if log.disk_full and log.space_returned():
+                self.logger.warning("the disk has room again: publishes are accepted")
+            for (address, reason), count in self._refused.items():
+                self.broker.refused(address, reason, count)
+            self._refused.clear()
+            self.append()
+            if jump_us := self.clock.wall_jump_us():
+                self.logger.warning(
+                    "the wall clock was set; broker time goes on", extra={"seconds": jump_us / 1_000_000}
+                )
+            await self._seal()
+
+    def _check_heartbeats(self) -> None:
+        now_us = self.clock.now_us()
+        for connection in list(self.connections.values()):
+            if now_us - connection.last_heard_us > 2 * connection.heartbeat_us:
+                connection.close(105, f"nothing was heard for {2 * connection.heartbeat_us // 1_000_000} s")
+
+    async def _seal(self) -> None:
+        log = self.storage.log
+        for facts in log.unsealed():
+            previous = log.last_seal
+            end, seal = await self._loop.run_in_executor(
+                self._executor, seal_segment, self.storage.disk, log.id, facts.base, previous
+            )
+            self.begin()
+            self._journal.record(SegmentSealed(facts.base, end, seal, previous))
+            self.append()
+            self.schedule()
+
+    async def _checkpoint_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.checkpoint_interval_ms / 1000)
+            if not await self._checkpointer.take() and not self.failed:
+                self.logger.warning("no checkpoint was taken", extra={"reason": self.storage.index.failure})
+
+
+def _describe(stored: f.StoredBatch, first: int, count: int, attempt: int, redelivered: bool) -> list[dict[str, Any]]:
+    """Messages as the answer to Peek has them (docs/protocol.md)."""
+    batch = Batch(b"".join(stored.batch.cut(first, count)))
+    return [
+        {
+            "id": f"{stored.offset}-{stored.index + first + at}",
+            "sequence": stored.sequence + first + at,
+            "body": body,
+            "headers": headers,
+            "attempt": attempt,
+            "redelivered": redelivered,
+            "published_at": rfc3339(stored.time_us),
+        }
+        for at, (body, headers) in enumerate(zip(batch.bodies(), batch.headers(), strict=True))
+    ]

@@ -1,0 +1,174 @@
+"""The log and its index under one roof: opened and replayed at the start, read from when a batch is not in memory."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from vibemq import events as e
+from vibemq.batch import Batch
+from vibemq.errors import BeyondLog, FormatUnsupported
+from vibemq.log.disk import AnyDisk, Disk
+from vibemq.log.frame import Place, Record
+from vibemq.log.index import FOLDER as INDEX_FOLDER
+from vibemq.log.index import Checkpoint, Index, LmdbIndex
+from vibemq.log.log import Log
+from vibemq.log.recovery import Recovery
+from vibemq.log.segment import SEGMENT_HEADER_BYTES
+from vibemq.projections.projector import Projector
+from vibemq.server.effects import Load, StoredBatch
+from vibemq.server.journal import NewRecord
+
+READ_BYTES = 512 * 1024
+"""How much of the log is read at a time for a consumer that works through a backlog."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of segments replayed, and how many there are."""
+
+
+class Opened(NamedTuple):
+    """What opening a data folder found."""
+
+    recovery: Recovery
+    replayed_from: int
+    index_rebuilt: str
+    """Why the index was built anew; empty when it was not."""
+
+
+class Storage:
+    """An open data folder, and the state that its log adds up to."""
+
+    def __init__(self, disk: AnyDisk, log: Log, index: Index, state: Projector, opened: Opened) -> None:
+        """Use `Storage.open`."""
+        self.disk, self.log, self.index, self.state, self.opened = disk, log, index, state, opened
+
+    @classmethod
+    def open(
+        cls,
+        data: Path,
+        segment_bytes: int,
+        reserve_bytes: int,
+        new_log_id: Callable[[], int],
+        time_us: int,
+        progress: Progress | None = None,
+    ) -> "Storage":
+        """Open a data folder for writing, creating it if need be, and replay what the checkpoint does not hold.
+
+        Raises:
+            StorageError: locked, of a later version, damaged, or no room.
+        """
+        disk = Disk(data)
+        log = Log.open(
+            disk,
+            new_log_id=new_log_id,
+            segment_bytes=segment_bytes,
+            reserve_bytes=reserve_bytes,
+            time_us=time_us,
+            progress=progress,
+        )
+        try:
+            return cls._recover(disk, log)
+        except BaseException:
+            log.close()
+            raise
+
+    @classmethod
+    def _recover(cls, disk: AnyDisk, log: Log) -> "Storage":
+        index = LmdbIndex.open(disk, log)
+        state, rebuilt = Projector(), index.rebuilt
+        checkpoint = index.load_checkpoint()
+        if checkpoint is not None:
+            try:
+                state = restore(checkpoint)
+            except (FormatUnsupported, msgspec.MsgspecError, ValueError, TypeError, KeyError) as problem:
+                index.close()
+                disk.remove_folder(INDEX_FOLDER)
+                index, state, checkpoint = LmdbIndex.open(disk, log), Projector(), None
+                rebuilt = f"its checkpoint could not be used: {problem}"
+        start = state.next_offset
+
+        def replay(record: Record) -> None:
+            event = record.event
+            state.apply(record.offset, record.time_us, event)
+            index.note(record.offset, record.time_us, record.base, record.at, event)
+
+        recovery = log.recover(
+            start, index.lookup_offset(start), index.mark.offset, replay, index.sealed if checkpoint else None
+        )
+        log.use_index(index.lookup_offset)
+        return cls(disk, log, index, state, Opened(recovery, start, rebuilt))
+
+    def append(self, record: NewRecord) -> None:
+        """Append what was decided to the log, at the offset that the state already knows."""
+        event, time_us, payload = record
+        log = self.log
+        offset = log.append(event, time_us, payload)
+        self.index.note(offset, time_us, log.last_base, log.last_at, event)
+
+    def close(self) -> None:
+        """Give back files and lock."""
+        self.index.close()
+        self.log.close()
+
+    def load(self, load: Load) -> list[StoredBatch]:
+        """Read the batch that holds the message, and those of its queue that come soon after. For any thread.
+
+        Raises:
+            BeyondLog: it is not written yet.
+            CorruptLog: the log is damaged there.
+        """
+        place = self.index.lookup_sequence(load.queue, load.lane, load.sequence)
+        if place is None:
+            raise BeyondLog(f"no record is known that holds message {load.sequence} of queue {load.queue}")
+        found: list[StoredBatch] = []
+        for records in self._ranges(place):
+            for record in records:
+                found += (one for one in self._batches(record, load) if one.end > load.sequence)
+            if found:
+                return found
+        raise BeyondLog(f"message {load.sequence} of queue {load.queue} is not written yet")
+
+    def _ranges(self, place: Place) -> Iterator[list[Record]]:
+        base, at = place.base, place.at
+        while True:
+            records = self.log.read_range(base, at, READ_BYTES)
+            if records:
+                yield records
+                at = records[-1].end
+                continue
+            following = [facts.base for facts in self.log.segments() if facts.base > base]
+            if not following:
+                return
+            base, at = following[0], SEGMENT_HEADER_BYTES
+
+    def _batches(self, record: Record, load: Load) -> Iterator[StoredBatch]:
+        """The batches that this record made ready in the queue and lane."""
+        if record.tag == e.Tag.PUBLISHED:
+            event = record.event
+            assert isinstance(event, e.Published)
+            if event.queue == load.queue and event.lane == load.lane:
+                batch = Batch(bytes(record.payload))
+                offset = record.offset
+                yield StoredBatch(load.queue, load.lane, event.sequence, offset, 0, offset, record.time_us, batch)
+        elif record.tag == e.Tag.DEAD_LETTERED and load.lane == e.DEFAULT_LANE:
+            event = record.event
+            assert isinstance(event, e.DeadLettered)
+            if event.dead_queue == load.queue:
+                yield from self._dead(record.offset, event)
+
+    def _dead(self, made_ready: int, event: e.DeadLettered) -> Iterator[StoredBatch]:
+        sequence = event.dead_sequence
+        for offset, index, count in event.refs:
+            origin = self.log.read(offset)
+            batch = Batch(b"".join(Batch(origin.payload).cut(index, count)))
+            yield StoredBatch(
+                event.dead_queue, e.DEFAULT_LANE, sequence, offset, index, made_ready, origin.time_us, batch
+            )
+            sequence += count
+
+
+def restore(checkpoint: Checkpoint) -> Projector:
+    """The state that a checkpoint holds."""
+    saved = [(key, as_of, blob) for key, (as_of, blob) in checkpoint.parts.items()]
+    return Projector.restore(saved, checkpoint.start)
