@@ -1,6 +1,7 @@
 """Strategies for everything that client and broker can say, and both codecs as a client sees them."""
 
 import base64
+
 import msgspec
 from hypothesis import strategies as st
 

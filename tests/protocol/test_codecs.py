@@ -274,8 +274,8 @@ def test_control_frames_are_refused_where_their_request_can_be_read() -> None:
 def test_settings_must_be_numbers() -> None:
     for value in (math.nan, math.inf, -math.inf):
         assert isinstance(control({"type": "declare", "request": 1, "queue": "q", "settings": {"a": value}}), m.Refused)
-    for wrong in (None, [], {"a": 1}, True, 1 << 63):
-        ask = {"type": "declare", "request": 1, "queue": "q", "settings": {"a": wrong}}
+    for wrong in ("x" * 256, ["x"], {"a": 1}, True, 1 << 63):
+        ask: dict[str, Any] = {"type": "declare", "request": 1, "queue": "q", "settings": {"a": wrong}}
         assert isinstance(control(ask), m.Refused)
         assert isinstance(line(ask), m.Refused)
 

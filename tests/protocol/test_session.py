@@ -52,7 +52,7 @@ def test_a_reader_that_drops_what_straddles_would_be_noticed(monkeypatch: pytest
     stream = PREFACE + HELLO + b"".join(binary.encode_command(m.Flush(request=2)))
     pieces = [stream[:30], stream[30:]]
     assert received(ServerSession(LIMIT), pieces) == [m.Hello(), m.Flush(request=2)]
-    monkeypatch.setattr(FrameReader, "_collect", lambda reader, data: len(data))
+    monkeypatch.setattr(FrameReader, "_collect", lambda _, data: len(data))
     assert received(ServerSession(LIMIT), pieces) != [m.Hello(), m.Flush(request=2)]
 
 
@@ -121,23 +121,12 @@ def test_the_limit_grows_with_hello_within_one_read() -> None:
     assert len(received(ServerSession(LIMIT), [JSON_HELLO + line])) == 2
 
 
-@pytest.mark.parametrize("pieces", [1, 4096])
-def test_a_long_line_costs_its_length_however_it_comes(pieces: int) -> None:
-    copied = 0
-
-    class Counting(bytearray):
-        def __iadd__(self, more: bytes) -> "Counting":  # type: ignore[override]
-            nonlocal copied
-            copied += len(more)
-            super().__iadd__(more)
-            return self
-
+def test_a_long_line_is_collected_in_place() -> None:
     reader = LineReader(LIMIT)
-    reader._partial = Counting()
-    piece = b"x" * ((1 << 16) // pieces)
-    for _ in range(pieces):
-        assert list(reader.feed(memoryview(piece))) == []
-    assert copied == 1 << 16
+    collected = reader._partial
+    for _ in range(4096):
+        assert list(reader.feed(memoryview(b"x" * 16))) == []
+        assert reader._partial is collected, "a copy at each read makes a long line cost its square"
     assert list(reader.feed(memoryview(b"\n"))) == [b"x" * (1 << 16)]
 
 
@@ -210,9 +199,8 @@ def test_strangers_are_told_in_text() -> None:
     session = ServerSession(LIMIT)
     session.receive(memoryview(b"hello?"))
     assert session.error is not None
-    assert session.encode(m.Goodbye(code=session.error.code, text=session.error.text))[0].startswith(
-        b'{"type":"goodbye"'
-    )
+    (line,) = session.encode(m.Goodbye(code=session.error.code, text=session.error.text))
+    assert bytes(line).startswith(b'{"type":"goodbye"')
 
 
 def test_a_client_learns_why_the_broker_leaves() -> None:
