@@ -1,0 +1,187 @@
+"""Events: the bytes of their facts never change, and old versions are brought to the present one.
+
+The golden files hold the facts of one event of each kind and version, as they stand in logs of users. A new kind or
+version gets a new file, by `python -m tests.test_events`, which writes what is missing; none is ever changed or
+removed.
+"""
+
+import enum
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vibemq import events as e
+from vibemq.errors import FormatUnsupported
+
+GOLDEN = Path(__file__).parent / "golden" / "events"
+SPANS = ((0, 1, 4), (0, 70_000, 70_001))
+SETTINGS = e.QueueSettings(
+    mode=e.Mode.ROUND_ROBIN,
+    max_attempts=3,
+    lease_ms=45_000,
+    retry_delay_ms=1_500,
+    dead_letter_queue="graveyard",
+    max_length=1_000,
+    max_bytes=1 << 33,
+)
+EXAMPLES: tuple[e.Event, ...] = (
+    e.BrokerStarted("0.1.0", clean=False, wall_us=1_753_000_000_123_456),
+    e.BrokerStopped("asked to"),
+    e.ClientConnected(7, "worker", "127.0.0.1:40000", "binary"),
+    e.ClientRefused("10.0.0.9", "MalformedFrame", 12),
+    e.ClientDisconnected(7, "the connection broke"),
+    e.QueueDeclared(3, "заказы", SETTINGS, 7),
+    e.QueueDeleted(3, 10, 2_560, 7),
+    e.QueuePurged(3, 10, 2_560, 7, SPANS),
+    e.Published(3, 0, 70_000, 100, 25_600, (1 << 64) - 1, 901, 7),
+    e.MadeReady(3, 0, SPANS),
+    e.ProducersForgotten((1, 1 << 63)),
+    e.Subscribed(11, 3, 0, 7),
+    e.Unsubscribed(11, 3, 0),
+    e.Delivered(3, 0, 11, SPANS, 1_024, 1_753_000_030_123_456),
+    e.Acked(3, 0, 11, SPANS, 1_024),
+    e.LeaseExtended(3, 0, 11, SPANS, 1_753_000_060_123_456),
+    e.Released(3, 0, 11, SPANS, 1_024, e.ReleaseReason.NACKED, True, 1_753_000_001_623_456, "no stock"),
+    e.DeadLettered(3, 0, 11, SPANS, 1_024, e.DeadReason.MAX_ATTEMPTS, 3, "no stock", 4, 90, ((5, 0, 3), (8, 2, 1))),
+    e.SegmentSealed(0, 5_000, bytes(range(32)), bytes(32)),
+)
+TAGS = """
+1 BROKER_STARTED, 2 BROKER_STOPPED, 3 CLIENT_CONNECTED, 4 CLIENT_REFUSED, 5 CLIENT_DISCONNECTED,
+10 QUEUE_DECLARED, 11 QUEUE_CHANGED, 12 QUEUE_DELETED, 13 QUEUE_PURGED, 14 GROUP_CREATED, 15 GROUP_DELETED,
+20 PUBLISHED, 21 TRANSACTION_COMMITTED, 22 MADE_READY, 23 PRODUCERS_FORGOTTEN,
+30 SUBSCRIBED, 31 UNSUBSCRIBED, 32 DELIVERED, 33 ACKED, 34 LEASE_EXTENDED, 35 RELEASED, 36 EXPIRED,
+40 DEAD_LETTERED, 41 REDRIVEN, 50 USER_CHANGED, 51 ROLE_CHANGED, 52 PERMISSION_CHANGED, 53 TOKEN_CHANGED,
+60 SEGMENT_SEALED, 61 COMPACTED, 62 ERASED, 63 HORIZON, 64 BACKUP_TAKEN, 65 RESTORED
+"""
+RELEASE_REASONS = "1 NACKED, 2 LEASE_EXPIRED, 3 CONSUMER_LOST, 4 UNSUBSCRIBED"
+DEAD_REASONS = "1 MAX_ATTEMPTS, 2 REJECTED, 3 EXPIRED, 4 OVERFLOW, 5 UNROUTABLE"
+by_name = {type(event).__name__: event for event in EXAMPLES}
+
+
+def file_of(event: e.Event) -> Path:
+    return GOLDEN / f"{event.TAG:03}-{type(event).__name__}-v{event.VERSION}.hex"
+
+
+def facts_in(path: Path) -> bytes:
+    return bytes.fromhex(path.read_text())
+
+
+def listed(text: str) -> dict[str, int]:
+    pairs = (entry.split() for entry in text.replace("\n", " ").strip().split(","))
+    return {name: int(number) for number, name in pairs}
+
+
+@pytest.mark.parametrize(
+    ("kind", "numbers"),
+    [(e.Tag, TAGS), (e.ReleaseReason, RELEASE_REASONS), (e.DeadReason, DEAD_REASONS)],
+    ids=["tags", "release reasons", "dead reasons"],
+)
+def test_numbers_in_the_log_keep_their_meaning(kind: type[enum.IntEnum], numbers: str) -> None:
+    found = {name: member.value for name, member in kind.__members__.items()}
+    assert {name: found.get(name) for name in listed(numbers)} == listed(numbers)
+    assert found == listed(numbers), "a new one belongs in the list, too"
+
+
+def test_every_kind_of_event_has_an_example() -> None:
+    assert sorted(type(event).TAG for event in EXAMPLES) == sorted(e.CATALOGUE)
+
+
+def test_every_kind_has_a_tag_of_its_own() -> None:
+    kinds = [kind for kind in e.Event.__subclasses__() if kind.__module__ == e.__name__]
+    assert sorted(kind.TAG for kind in kinds) == sorted({kind.TAG for kind in kinds})
+
+
+@pytest.mark.parametrize("name", by_name)
+def test_facts_are_the_golden_bytes(name: str) -> None:
+    event = by_name[name]
+    assert e.encode(event).hex() == facts_in(file_of(event)).hex()
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.hex")), ids=lambda path: path.stem)
+def test_golden_bytes_are_read_for_ever(path: Path) -> None:
+    tag, name, version = path.stem.split("-")
+    event = e.decode(int(tag), int(version.removeprefix("v")), facts_in(path))
+    assert type(event).__name__ == name
+    assert event == by_name[name]
+
+
+def test_facts_are_an_array_in_the_order_of_the_fields() -> None:
+    assert msgspec.msgpack.decode(e.encode(e.Subscribed(11, 3, 0, 7))) == [11, 3, 0, 7]
+
+
+class Moved(e.Event, frozen=True):
+    """An event in its third version: `distance` was in miles in the first, and had no `reason` before the third."""
+
+    TAG = e.Tag.HORIZON
+    VERSION = 3
+    metres: int
+    reason: str
+
+
+def _to_metres(facts: list[Any]) -> list[Any]:
+    return [facts[0] * 1_609]
+
+
+def _with_reason(facts: list[Any]) -> list[Any]:
+    return [*facts, "not recorded"]
+
+
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> int:
+    tag = int(Moved.TAG)
+    monkeypatch.setitem(e.CATALOGUE, tag, Moved)
+    decoders: dict[Any, Any] = {**e._decoders, tag: msgspec.msgpack.Decoder(Moved)}
+    monkeypatch.setattr(e, "_decoders", decoders)
+    monkeypatch.setitem(e.UPCASTERS, (tag, 1), _to_metres)
+    monkeypatch.setitem(e.UPCASTERS, (tag, 2), _with_reason)
+    return tag
+
+
+def test_old_versions_pass_through_every_upcaster(moved: int) -> None:
+    pack = msgspec.msgpack.encode
+    assert e.decode(moved, 1, pack([2])) == Moved(3_218, "not recorded")
+    assert e.decode(moved, 2, pack([2])) == Moved(2, "not recorded")
+    assert e.decode(moved, 3, pack([2, "asked"])) == Moved(2, "asked")
+
+
+def test_an_upcaster_left_out_would_be_noticed(moved: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(e.UPCASTERS, (moved, 2))
+    with pytest.raises(FormatUnsupported):
+        e.decode(moved, 1, msgspec.msgpack.encode([2]))
+
+
+@pytest.mark.parametrize("facts", [b"", b"\xc1", b"\x90", b"\x91\xc0", b"\x91\xa1x", b"\x01", b"\x91\xa1\xff"])
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_facts_that_do_not_fit_are_unsupported(moved: int, version: int, facts: bytes) -> None:
+    with pytest.raises(FormatUnsupported):
+        e.decode(moved, version, facts)
+
+
+@pytest.mark.parametrize(("tag", "version"), [(0, 1), (255, 1), (1, 0), (1, 2), (1, 255), (63, 1)])
+def test_what_a_later_version_wrote_is_unsupported(tag: int, version: int) -> None:
+    with pytest.raises(FormatUnsupported, match=f"tag {tag}, version {version}"):
+        e.decode(tag, version, b"\x90")
+
+
+@given(st.sampled_from(sorted(e.CATALOGUE)), st.binary(max_size=60))
+def test_arbitrary_facts_are_an_event_or_unsupported(tag: int, facts: bytes) -> None:
+    try:
+        event = e.decode(tag, 1, facts)
+    except FormatUnsupported:
+        return
+    assert type(event) is e.CATALOGUE[tag]
+
+
+def write_missing() -> None:
+    """Write the golden files that are not there yet."""
+    for event in EXAMPLES:
+        if not file_of(event).exists():
+            file_of(event).write_text(e.encode(event).hex(" ") + "\n")
+
+
+if __name__ == "__main__":
+    write_missing()
