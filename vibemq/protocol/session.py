@@ -115,7 +115,7 @@ class ServerSession:
 
 
 class ClientSession:
-    """The client's end, binary codec. `receive` raises what the broker says when it ends the connection."""
+    """The client's end, binary codec."""
 
     def __init__(self, frame_bytes_max: int = 1 << 30) -> None:
         """Accept frames of at most `frame_bytes_max` from the broker."""
@@ -126,19 +126,20 @@ class ClientSession:
         """The first bytes to send."""
         return PREFACE + b"".join(binary.encode_command(hello))
 
-    def receive(self, data: memoryview) -> list[m.Reply]:
-        """The replies that `data` completes, in order.
+    def receive(self, data: memoryview) -> Iterator[m.Reply]:
+        """The replies that `data` completes, in order. Lazy, so that what came before an error is not lost with it.
 
         Raises:
-            ProtocolError: the broker broke the protocol, or said Goodbye with a code.
+            VibeMQError: the broker broke the protocol, or said Goodbye with a code: then the error of that code.
         """
-        replies = [binary.decode_reply(frame) for frame in self._reader.feed(data)]
-        if self._reader.error is not None:
-            raise self._reader.error
-        for reply in replies:
+        for frame in self._reader.feed(data):
+            reply = binary.decode_reply(frame)
             if isinstance(reply, m.Welcome):
                 self.state = State.OPEN
-            elif isinstance(reply, m.Goodbye) and reply.code:
-                problem = from_wire(reply.code, reply.text)
-                raise problem if isinstance(problem, ProtocolError) else ProtocolError(reply.text)
-        return replies
+            elif isinstance(reply, m.Goodbye):
+                self.state = State.CLOSED
+                if reply.code:
+                    raise from_wire(reply.code, reply.text)
+            yield reply
+        if self._reader.error is not None:
+            raise self._reader.error
