@@ -1,1 +1,20 @@
-"""VibeMQ: a durable message broker in which the log is the truth."""
+"""VibeMQ: a durable message broker in which the log is the truth.
+
+    import vibemq
+
+    async with vibemq.connect("vibemq://127.0.0.1:2925") as client:
+        receipt = await client.publish("orders", b"...")
+        async with client.consume("orders") as messages:
+            async for message in messages:
+                await message.ack()
+
+`connect_sync` has the same verbs, blocking. Errors are in vibemq.errors.
+"""
+
+from vibemq.client.client import Client, connect
+from vibemq.client.message import Message
+from vibemq.client.peeked import PeekedMessage
+from vibemq.client.publisher import Receipt
+from vibemq.errors import VibeMQError
+
+__all__ = ["Client", "Message", "PeekedMessage", "Receipt", "VibeMQError", "connect"]

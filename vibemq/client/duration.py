@@ -1,0 +1,37 @@
+"""Durations as people write them: seconds as a number, or text such as "30s"."""
+
+import math
+import re
+from typing import Final, TypeAlias
+
+from vibemq.errors import UsageError
+
+Duration: TypeAlias = float | str
+"""Seconds, or a number with its unit: "250ms", "30s", "5m", "2h", "1d"."""
+
+_UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_FORM: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def milliseconds(duration: Duration, what: str) -> int:
+    """`duration` in whole milliseconds; `what` names it in errors.
+
+    Raises:
+        UsageError: not a duration, negative, or not finite.
+    """
+    if isinstance(duration, str):
+        found = _FORM.fullmatch(duration.strip())
+        if found is None:
+            raise UsageError(
+                f'{what} is {duration!r}: write seconds as a number, or text such as "250ms", "30s", "5m", "2h"'
+            )
+        return round(float(found[1]) * _UNITS_MS[found[2]])
+    try:
+        seconds = float(duration)
+    except (TypeError, ValueError):
+        raise UsageError(
+            f'{what} is a {type(duration).__name__}: write seconds as a number, or text such as "30s"'
+        ) from None
+    if not math.isfinite(seconds) or seconds < 0:
+        raise UsageError(f"{what} is {duration}: a duration is a number of seconds from 0 on")
+    return round(seconds * 1_000)
