@@ -11,10 +11,7 @@
 `connect_sync` has the same verbs, blocking. Errors are in vibemq.errors.
 """
 
-from vibemq.client.client import Client, connect
-from vibemq.client.message import Message
-from vibemq.client.peeked import PeekedMessage
-from vibemq.client.publisher import Receipt
+from vibemq.client import Client, Message, PeekedMessage, Receipt, connect
 from vibemq.errors import VibeMQError
 
 __all__ = ["Client", "Message", "PeekedMessage", "Receipt", "VibeMQError", "connect"]

@@ -1,0 +1,28 @@
+"""The client: `connect` and what its calls take and give. Everything else in this package is inside."""
+
+from vibemq.client.client import Client, connect
+from vibemq.client.consumer import Batches, Consuming, Messages
+from vibemq.client.duration import Duration
+from vibemq.client.message import Message, Received
+from vibemq.client.options import ConnectOptions
+from vibemq.client.peeked import PeekedMessage
+from vibemq.client.publisher import MessageHeaders, Receipt
+from vibemq.client.queues import QueueSettings
+from vibemq.client.stats import Stats
+
+__all__ = [
+    "Batches",
+    "Client",
+    "ConnectOptions",
+    "Consuming",
+    "Duration",
+    "Message",
+    "MessageHeaders",
+    "Messages",
+    "PeekedMessage",
+    "QueueSettings",
+    "Receipt",
+    "Received",
+    "Stats",
+    "connect",
+]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, cast
 
 from vibemq.errors import ConnectionLost
 from vibemq.protocol import messages as m
@@ -42,9 +42,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The transport is there: say Hello."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        transport.write(self._session.begin(self._hello))
+        self._transport = cast("asyncio.Transport", transport)  # what uvloop makes does not descend from it
+        self._transport.write(self._session.begin(self._hello))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the transport's signature
         """Where to read to: always the whole buffer, as the session keeps what is incomplete."""
@@ -56,6 +55,8 @@ class Connection(asyncio.BufferedProtocol):
         try:
             for reply in self._session.receive(self._buffer[:nbytes]):
                 self._received(self, reply)
+                if self._cause is not None:
+                    return
         except Exception as problem:  # noqa: BLE001 - whatever it is, this connection cannot go on, and says why
             self.end(problem)
 
