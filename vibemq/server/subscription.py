@@ -12,6 +12,9 @@ from typing import NamedTuple
 from vibemq.projections.intervals import IntervalSet
 from vibemq.server.effects import StoredBatch
 
+RUNS_MIN = 256
+"""Below this many runs nobody looks for settled ones in the middle."""
+
 
 class Run:
     """Delivery numbers `start` .. `end - 1`: messages of `stored` from its position `first` on."""
@@ -53,6 +56,7 @@ class Subscription:
 
     __slots__ = (
         "after",
+        "_runs_bound",
         "connection",
         "credit_bytes",
         "credit_messages",
@@ -78,6 +82,7 @@ class Subscription:
         self.lease_check_us: int | None = None
         self.open = IntervalSet()
         self.runs: list[Run] = []
+        self._runs_bound = RUNS_MIN
 
     @property
     def has_credit(self) -> bool:
@@ -158,8 +163,9 @@ class Subscription:
         while runs[done].end <= lowest:
             done += 1
         del runs[:done]
-        if len(runs) > 64 and len(runs) > 4 * len(still_open):
+        if len(runs) > self._runs_bound:  # doubling, so that looking at all of them costs little for each
             self.runs = [run for run in runs if still_open.within(run.start, run.end)]
+            self._runs_bound = max(RUNS_MIN, 2 * len(self.runs))
 
 
 def _run_start(run: Run) -> int:
