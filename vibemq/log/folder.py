@@ -6,8 +6,8 @@ FORMAT is three lines of text:
     log 0123456789abcdef        the log id, in hexadecimal
     check 0123456789abcdef      xxh3-64 of the lines above
 
-It is written after the first segment, so it proves that there was one: a folder with FORMAT and without segments has lost
-them, and a folder with an empty segment and without FORMAT was never finished.
+It is written after the first segment, so it proves that there was one: a folder with FORMAT and without segments has
+lost them, and a folder with an empty segment and without FORMAT was never finished.
 """
 
 from typing import Final

@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol, Self
 
 import lmdb
@@ -68,12 +68,34 @@ with lmdb.open(path, readonly=True, lock=False, create=False, max_dbs=len(tables
             sys.exit(f"table {name.decode()} has lost entries")
 """
 
+# Likewise, beside a broker that may be writing: what is on disk of two tables, entry by entry, on stdout. The lock file
+# keeps the broker from using pages again that are being read here. Without that file no broker has this index open; on
+# a copy that may not be written to there is none to keep away, and the checksums tell what was torn.
+_READ: Final = """
+import sys, os, lmdb
+path, tables = sys.argv[1], [name.encode() for name in sys.argv[2:]]
+def read(lock):
+    with lmdb.open(path, readonly=True, lock=lock, create=False, max_dbs=8) as env, env.begin() as txn:
+        for name in tables:
+            for key, value in txn.cursor(env.open_db(name, txn, create=False)):
+                for part in (name, key, value):
+                    sys.stdout.buffer.write(len(part).to_bytes(8, "little") + part)
+read(lock=os.access(os.path.join(path, "lock.mdb"), os.R_OK | os.W_OK))
+"""
+
 
 class Checkpoint(NamedTuple):
     """Saved state: the parts by name, each with the offset it was saved at; replay goes on from `start`."""
 
     start: int
     parts: dict[str, tuple[int, bytes]]
+
+
+class Saved(NamedTuple):
+    """What an index holds on disk: the end of the log that it knows, and the checkpoint, if one was taken."""
+
+    mark: Mark
+    checkpoint: Checkpoint | None
 
 
 class Index(Protocol):
@@ -456,3 +478,44 @@ def _check(path: str, log_id: int) -> str:
     return (
         "" if done.returncode == 0 else f"it is damaged, or of another log: {lines[-1] if lines else done.returncode}"
     )
+
+
+def read_saved(disk: AnyDisk, log_id: int) -> Saved | None:
+    """What the index of a data folder holds, read without changing it, also beside a running broker; None: no index.
+
+    It is read in a process of its own, which may die of damaged pages.
+
+    Raises:
+        StorageError: the index is damaged or of another log. Nothing is lost with it: the next start builds it anew.
+    """
+    path = f"{disk.path}/{FOLDER}"
+    if not disk.exists(f"{FOLDER}/data.mdb"):
+        return None
+    command = [sys.executable, "-I", "-c", _READ, path, "meta", "parts"]
+    done = subprocess.run(command, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False)  # noqa: S603
+    if done.returncode:
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise StorageError(f"the index cannot be read: {lines[-1] if lines else f'exit {done.returncode}'}")
+    tables: dict[bytes, dict[bytes, bytes]] = {b"meta": {}, b"parts": {}}
+    for name, key, value in _entries(done.stdout):
+        if xxhash.xxh3_64_intdigest(key + value[8:], log_id) != _U64.unpack_from(value)[0]:
+            raise StorageError(f"the index is damaged, or of another log: an entry of its table {name.decode()}")
+        tables[name][key] = value[8:]
+    meta = tables[b"meta"].get(_META_KEY)
+    if meta is None:
+        return None
+    version, *mark, _, _, start = _META.unpack(meta)
+    if version != VERSION:
+        raise StorageError(f"the index has version {version}; this VibeMQ reads version {VERSION}")
+    parts = {key.decode(): (_U64.unpack_from(body)[0], body[8:]) for key, body in tables[b"parts"].items()}
+    return Saved(Mark(*mark), None if start == _NO_START else Checkpoint(start, parts))
+
+
+def _entries(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Table, key and value of each entry that the child wrote."""
+    fields, at = list[bytes](), 0
+    while at < len(data):
+        length = _U64.unpack_from(data, at)[0]
+        fields.append(data[at + 8 : at + 8 + length])
+        at += 8 + length
+    return zip(fields[::3], fields[1::3], fields[2::3], strict=True)

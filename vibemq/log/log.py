@@ -9,8 +9,8 @@
 accepted any more (WriteFailed): what a failed fsync dropped cannot be found out, so only a restart, which reads the
 log anew, is safe.
 
-    DATA/FORMAT   three lines of text: the version, the log id, a checksum. Written after the first segment: it proves
-    that there was one. DATA/LOCK     held by the process that writes
+    DATA/FORMAT   the version of the format, and the log id (folder.py)
+    DATA/LOCK     held by the process that writes
     DATA/log/     segments (segment.py), the reserve and spare files (space.py)
 """
 

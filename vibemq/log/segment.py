@@ -16,9 +16,8 @@ was durable.
 
 The seal of a full segment:
 
-    body = SHA-256 over, for each record: bytes 8..71 of its header with the ERASED flag clear, its facts,
-    SHA-256(payload) seal = SHA-256("vibemq seal 1", seal of the segment before (32 zero bytes for the first), log id,
-    base, end, body)
+    body = SHA-256(for each record: bytes 8..71 of its header with the ERASED flag clear, facts, SHA-256(payload))
+    seal = SHA-256("vibemq seal 1", seal of the segment before (32 zero bytes for the first), log id, base, end, body)
 
 An erased record keeps SHA-256(payload) in place of the payload, so erasing does not change the seal.
 """

@@ -1,0 +1,160 @@
+"""What every disk does, and what the simulated one forgets."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.sim.disk import SECTOR_BYTES, SimulatedDisk
+from vibemq.log.disk import AnyDisk, Disk
+
+MakeDisk = Callable[[Path], AnyDisk]
+
+
+def real(folder: Path) -> AnyDisk:
+    return Disk(folder / "data")
+
+
+def simulated(_: Path) -> AnyDisk:
+    return SimulatedDisk()
+
+
+@pytest.fixture(params=[real, simulated])
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> AnyDisk:
+    make: MakeDisk = request.param
+    disk = make(tmp_path)
+    disk.make_folder()
+    disk.make_folder("log")
+    return disk
+
+
+def test_files_are_written_at_positions_and_read_back(disk: AnyDisk) -> None:
+    file = disk.create("log/a")
+    file.pwrite([b"world"], 6)
+    file.pwrite([b"hel", bytearray(b"lo"), memoryview(b" ")], 0)
+    file.fdatasync()
+    assert file.size() == 11
+    assert (file.pread(100, 0), file.pread(3, 4), file.pread(3, 50)) == (b"hello world", b"o w", b"")
+    file.close()
+    again = disk.open_read("log/a")
+    assert again.pread(5, 0) == b"hello"
+    again.close()
+
+
+def test_what_was_cut_reads_as_zeros_when_the_file_grows_again(disk: AnyDisk) -> None:
+    file = disk.create("log/a")
+    file.pwrite([b"x" * 1000], 0)
+    file.truncate(10)
+    file.allocate(100)
+    assert file.pread(1000, 0) == b"x" * 10 + bytes(90)
+    file.allocate(50)
+    assert file.size() == 100
+    file.close()
+
+
+def test_names(disk: AnyDisk) -> None:
+    assert disk.list("log") == []
+    disk.create("log/b").close()
+    disk.create("log/a").close()
+    disk.rename("log/b", "log/c")
+    disk.sync_directory("log")
+    assert disk.list("log") == ["a", "c"]
+    assert (disk.exists("log/c"), disk.exists("log/b"), disk.exists("log")) == (True, False, True)
+    disk.unlink("log/a")
+    with pytest.raises(FileNotFoundError):
+        disk.unlink("log/a")
+    with pytest.raises(FileNotFoundError):
+        disk.open("log/a")
+    assert disk.list("nothing") == []
+    disk.remove_folder("log")
+    disk.remove_folder("log")
+    assert not disk.exists("log")
+    assert disk.free_bytes() > 0
+
+
+def test_small_files_are_replaced_whole(disk: AnyDisk) -> None:
+    assert disk.read_small("FORMAT") is None
+    for text in (b"one", b"a longer one", b""):
+        disk.write_small("FORMAT", text)
+        assert disk.read_small("FORMAT") == text
+
+
+def test_a_real_disk_that_takes_no_bytes_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk(tmp_path)
+    file = disk.create("a")
+    monkeypatch.setattr(os, "pwritev", lambda *_: 0)
+    monkeypatch.setattr(os, "pwrite", lambda *_: 0)
+    with pytest.raises(OSError, match="took no bytes"):
+        file.pwrite([b"x"], 0)
+    file.close()
+
+
+def test_a_simulated_power_loss_loses_reorders_and_tears_at_sectors_what_was_not_synced() -> None:
+    survivors: set[bytes] = set()
+    for seed in range(300):
+        disk = SimulatedDisk(seed)
+        file = disk.create("a")
+        file.pwrite([b"0" * (4 * SECTOR_BYTES)], 0)
+        file.fdatasync()
+        disk.sync_directory("")
+        file.pwrite([b"1" * (2 * SECTOR_BYTES)], SECTOR_BYTES // 2)
+        file.pwrite([b"2"], 3 * SECTOR_BYTES)
+        disk.crash()
+        data = disk.contents()["a"]
+        assert len(data) == 4 * SECTOR_BYTES
+        survivors.add(bytes(data[at] for at in (SECTOR_BYTES - 1, SECTOR_BYTES, 2 * SECTOR_BYTES, 3 * SECTOR_BYTES)))
+    assert survivors >= {b"0000", b"1112", b"0002", b"1000", b"0010"}
+
+
+def test_a_simulated_power_loss_loses_names_that_were_not_synced() -> None:
+    outcomes: set[tuple[str, ...]] = set()
+    for seed in range(100):
+        disk = SimulatedDisk(seed)
+        for name in ("a", "b"):
+            disk.create(name).fdatasync()
+        disk.sync_directory("")
+        disk.rename("a", "c")
+        disk.unlink("b")
+        disk.create("d").fdatasync()
+        disk.crash()
+        outcomes.add(tuple(disk.list()))
+    assert outcomes >= {("a", "b"), ("c", "d"), ("b", "c"), ("a", "b", "d")}
+
+
+def test_a_simulated_disk_repeats_itself() -> None:
+    def run(seed: int) -> dict[str, bytes]:
+        disk = SimulatedDisk(seed)
+        for number in range(20):
+            file = disk.create(f"log/{number}")
+            file.pwrite([bytes([number]) * 3000], 0)
+            if number % 3:
+                file.fdatasync()
+        disk.crash()
+        return disk.contents()
+
+    assert run(5) == run(5)
+    assert any(run(seed) != run(5) for seed in range(10))
+
+
+def test_a_simulated_disk_fails_and_fills_up_on_demand() -> None:
+    disk = SimulatedDisk(capacity_bytes=1000)
+    file = disk.create("a")
+    file.allocate(900)
+    with pytest.raises(OSError, match="No space") as caught:
+        file.allocate(1001)
+    assert caught.value.errno == errno.ENOSPC
+    file.pwrite([b"x" * 900], 0)
+    file.truncate(100)
+    assert disk.free_bytes() == 900
+    disk.fail("fdatasync", errno.EIO, after=1)
+    file.fdatasync()
+    for _ in range(2):
+        with pytest.raises(OSError, match="Input/output"):
+            file.fdatasync()
+    disk.heal()
+    file.fdatasync()
+    disk.crash(power=False)
+    with pytest.raises(AssertionError):
+        file.fdatasync()

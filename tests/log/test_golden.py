@@ -1,0 +1,97 @@
+"""A small log, byte for byte as the first version wrote it, and its walk in docs/log-format.md.
+
+To write the files again, after the format was changed on purpose: `python -m tests.log.test_golden`.
+"""
+
+import re
+from pathlib import Path
+
+from tests.log.building import LOG_ID, TIME_US, seal_all, write
+from tests.sim.disk import SimulatedDisk
+from vibemq.events import Acked, BrokerStarted, Published, SegmentSealed, Subscribed
+from vibemq.log.disk import AnyDisk
+from vibemq.log.log import Log
+from vibemq.log.segment import SEGMENT_HEADER_BYTES
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDEN = ROOT / "tests" / "golden" / "log"
+WALK = ROOT / "docs" / "log-format.md"
+FILES = ("FORMAT", "log/00000000000000000000.seg", "log/00000000000000000005.seg")
+EVENTS = (
+    (BrokerStarted("0.1.0", clean=True, wall_us=TIME_US), b""),
+    (Subscribed(3, 1, 0, 7), b""),
+    (Published(1, 0, 1, 2, 10, 0, 0, 7), b"\x02\0\0\0\0\0\x04\0\x05\0\0\0\x05\0\0\0helloworld"),
+    (Acked(1, 0, 3, ((0, 1, 3),), 10), b""),
+    (Published(1, 0, 3, 1, 3500, 0, 0, 7), b"\x01\0\0\0\0\0\x04\0\xac\x0d\0\0" + b"." * 3500),
+    (Published(1, 0, 4, 1, 3, 0, 0, 7), b"\x01\0\0\0\0\0\x04\0\x03\0\0\0end"),
+)
+
+
+def build(disk: AnyDisk) -> Log:
+    """The log of the golden files: six events, each synced before the next, and the seal of the first segment."""
+    log = Log.open(disk, new_log_id=lambda: LOG_ID, segment_bytes=4096, reserve_bytes=0, time_us=TIME_US)
+    log.recover()
+    for number, (event, payload) in enumerate(EVENTS):
+        log.append(event, TIME_US + number, [payload] if payload else ())
+        write(log)
+    seal_all(log, disk)
+    return log
+
+
+def built() -> dict[str, bytes]:
+    disk = SimulatedDisk()
+    log = build(disk)
+    files = disk.contents()
+    end = log.read(log.written - 1).end  # zeros follow: the file is allocated ahead
+    return {name: files[name][:end] if name == FILES[-1] else files[name] for name in FILES}
+
+
+def golden() -> dict[str, bytes]:
+    return {name: bytes.fromhex((GOLDEN / f"{Path(name).name}.hex").read_text(encoding="ascii")) for name in FILES}
+
+
+def test_the_log_is_written_byte_for_byte_as_before() -> None:
+    assert built() == golden()
+
+
+def test_the_golden_log_is_read() -> None:
+    disk = SimulatedDisk()
+    for name, data in golden().items():
+        disk.create(name)
+        disk.overwrite(name, data)
+    disk.sync_directory("")
+    log = Log.open(disk, new_log_id=lambda: 0, read_only=True)
+    assert log.id == LOG_ID
+    records = list(log.scan(0))
+    assert [(record.event, bytes(record.payload)) for record in records[:6]] == list(EVENTS)
+    assert [record.time_us for record in records[:6]] == [TIME_US + number for number in range(6)]
+    sealed = records[6].event
+    assert isinstance(sealed, SegmentSealed)
+    assert (sealed.base, sealed.end) == (0, 5)
+    report = log.verify()
+    assert (report.problems, report.seals, report.records) == ([], 1, 7)
+
+
+def test_the_walk_in_the_documentation_is_that_of_the_golden_log() -> None:
+    text = WALK.read_text(encoding="utf-8")
+    for name, start, length in (
+        ("FORMAT", 0, None),
+        (FILES[1], 0, SEGMENT_HEADER_BYTES),
+        (FILES[1], SEGMENT_HEADER_BYTES, None),
+    ):
+        walk = re.search(rf"<!-- walk {re.escape(name)} from {start} -->\n```\n(.*?)```", text, re.DOTALL)
+        assert walk is not None, f"no walk of {name} from {start}"
+        at = start
+        for line in walk[1].splitlines():
+            position, octets = re.fullmatch(r" *(\d+)  ((?:[0-9a-f]{2} )+) *\S.*", line, re.ASCII).groups()  # type: ignore[union-attr]
+            data = bytes.fromhex(octets)
+            assert (int(position), data) == (at, golden()[name][at : at + len(data)]), line
+            at += len(data)
+        assert length is None or at == start + length
+        assert at > start
+
+
+if __name__ == "__main__":
+    for written, content in built().items():
+        lines = [content[at : at + 32].hex(" ") for at in range(0, len(content), 32)]
+        (GOLDEN / f"{Path(written).name}.hex").write_text("\n".join(lines) + "\n", encoding="ascii")

@@ -1,0 +1,308 @@
+"""The index finds every record and every sequence, and when it is damaged it is only rebuilt."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import lmdb
+import pytest
+
+from tests.log.building import LOG_ID, TIME_US, event, open_log, write
+from vibemq.errors import BeyondLog, UsageError
+from vibemq.events import DeadLettered, DeadReason, Event, Published
+from vibemq.log.disk import Disk
+from vibemq.log.frame import Place
+from vibemq.log.index import Index, LmdbIndex, MemoryIndex
+from vibemq.log.log import Log
+from vibemq.log.segment import NO_SEAL
+
+MAP_BYTES = 64 << 20
+SEGMENT = 256 << 10
+
+
+def open_index(disk: Disk, log: Log) -> LmdbIndex:
+    return LmdbIndex.open(disk, log, map_bytes=MAP_BYTES)
+
+
+def ready_log(disk: Disk) -> Log:
+    log = open_log(disk, segment_bytes=SEGMENT)
+    log.recover()
+    return log
+
+
+class Filler:
+    """Publishes to several queues and lanes, and dead-letters now and then; knows where everything went."""
+
+    def __init__(self, log: Log, index: Index, seed: int = 1) -> None:
+        self.log, self.index, self.random = log, index, Random(seed)
+        self.next_sequence: dict[tuple[int, int], int] = {}
+        self.made_ready: dict[tuple[int, int, int], int] = {}
+
+    def fill(self, count: int) -> None:
+        for _ in range(count):
+            queue, lane, size = self.random.randrange(1, 4), self.random.randrange(2), self.random.randrange(1, 5)
+            if self.random.random() < 0.1:
+                lane, refs = 0, ((0, 0, size),)
+                sequence = self._take(queue, lane, size)
+                self._append(
+                    DeadLettered(9, 0, 1, ((0, 1, 2),), 5, DeadReason.EXPIRED, 1, "", queue, sequence, refs), b""
+                )
+            else:
+                sequence = self._take(queue, lane, size)
+                payload = bytes(self.random.choice((10, 1000, 3000, 70_000 if self.random.random() < 0.1 else 10)))
+                self._append(Published(queue, lane, sequence, size, 10, 0, 0, 1), payload)
+        write(self.log)
+
+    def _take(self, queue: int, lane: int, count: int) -> int:
+        first = self.next_sequence.get((queue, lane), 1)
+        self.next_sequence[queue, lane] = first + count
+        for sequence in range(first, first + count):
+            self.made_ready[queue, lane, sequence] = self.log.next_offset
+        return first
+
+    def _append(self, one: Event, payload: bytes) -> None:
+        time_us = TIME_US + self.log.next_offset // 3
+        offset = self.log.append(one, time_us, [payload])
+        self.index.note(offset, time_us, self.log.last_base, self.log.last_at, one)
+        if offset % 10 == 0:
+            write(self.log)
+
+    def check(self, index: Index, step: int = 1) -> None:
+        log = self.log
+        for (queue, lane, sequence), offset in list(self.made_ready.items())[::step]:
+            place = index.lookup_sequence(queue, lane, sequence)
+            assert place is not None
+            record = log.find_sequence(place, queue, lane, sequence)
+            assert record.offset == offset
+            assert place.base == record.base
+            assert record.at - place.at < 64 << 10
+        for offset in range(0, log.next_offset, 7 * step):
+            place = index.lookup_offset(offset)
+            assert place is not None
+            assert place.offset <= offset
+            time_us = TIME_US + offset // 3
+            before = index.lookup_time(time_us)
+            assert before is None or before.offset < offset // 3 * 3
+            assert log.read(place.offset).place == place
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Disk:
+    return Disk(tmp_path)
+
+
+def test_every_sequence_offset_and_time_is_found_before_and_after_a_commit(disk: Disk) -> None:
+    log = ready_log(disk)
+    index, memory = open_index(disk, log), MemoryIndex()
+    filler = Filler(log, index)
+    for _ in range(4):
+        filler.fill(300)
+        filler.check(index, 3)
+        assert index.commit(log.synced_mark)
+        filler.check(index, 3)
+    index.close()
+    index = open_index(disk, log)
+    assert (index.rebuilt, index.mark) == ("", log.mark)
+    filler.check(index)
+    for record in log.scan(0):
+        memory.note(record.offset, record.time_us, record.base, record.at, record.event)
+    filler.check(memory)
+    assert index.lookup_sequence(3, 7, 1) is None
+    assert index.lookup_sequence(77, 0, 1) is None
+    assert index.lookup_time(0) is None
+    index.close()
+    log.close()
+
+
+def test_the_index_is_sparse(disk: Disk) -> None:
+    log = ready_log(disk)
+    index = MemoryIndex()
+    for number in range(4000):
+        one = event(number + 1)
+        offset = log.append(one, TIME_US, [bytes(100)])
+        index.note(offset, TIME_US, log.last_base, log.last_at, one)
+    noted = index.overlay.before(4000)
+    log_bytes = log.buffered_bytes
+    assert len(noted.places) <= log_bytes // (64 << 10) + log_bytes // SEGMENT + 2
+    assert len(noted.sequences) <= len(noted.places)
+
+
+def test_a_commit_takes_only_what_is_synced(disk: Disk) -> None:
+    log = ready_log(disk)
+    index = open_index(disk, log)
+    filler = Filler(log, index)
+    filler.fill(200)
+    mark = log.synced_mark
+    filler.fill(200)
+    assert index.commit(mark)
+    index.close()
+    index = open_index(disk, log)
+    assert index.mark == mark
+    assert index.overlay.before(1 << 60).places == []
+    for record in log.scan(0):  # a replay from zero notes again what is committed: only the rest is taken
+        index.note(record.offset, record.time_us, record.base, record.at, record.event)
+    assert all(entry[0] >= mark.offset for entry in index.overlay.before(1 << 60).places)
+    filler.check(index, 5)
+    index.close()
+
+
+def test_a_checkpoint_comes_back_with_changed_and_unchanged_parts(disk: Disk) -> None:
+    log = ready_log(disk)
+    index, memory = open_index(disk, log), MemoryIndex()
+    Filler(log, index).fill(50)
+    each: tuple[Index, ...] = (index, memory)
+    for one in each:
+        assert one.load_checkpoint() is None
+        assert one.commit(log.synced_mark, {"a": (10, b"one"), "b": (10, b"two")}, start=10)
+        assert one.commit(log.synced_mark, {"a": (20, b"three"), "c": (20, b"")}, {"b", "unknown"}, start=20)
+        assert one.commit(log.synced_mark)
+    index.close()
+    index = open_index(disk, log)
+    for one in (index, memory):
+        checkpoint = one.load_checkpoint()
+        assert checkpoint is not None
+        assert (checkpoint.start, checkpoint.parts) == (20, {"a": (20, b"three"), "c": (20, b"")})
+    index.close()
+
+
+def test_a_checkpoint_ahead_of_the_index_is_a_bug(disk: Disk) -> None:
+    log = ready_log(disk)
+    index = open_index(disk, log)
+    Filler(log, index).fill(50)
+    for one in (index, MemoryIndex()):
+        with pytest.raises(UsageError, match="ahead"):
+            one.commit(log.synced_mark, {"a": (51, b"")})
+        with pytest.raises(UsageError, match="ahead"):
+            one.commit(log.synced_mark, start=51)
+    index.close()
+
+
+def test_a_memory_index_keeps_over_a_crash_what_was_committed(disk: Disk) -> None:
+    log = ready_log(disk)
+    index = MemoryIndex()
+    filler = Filler(log, index)
+    filler.fill(100)
+    index.commit(log.synced_mark, {"a": (5, b"x")}, start=5)
+    mark = log.synced_mark
+    filler.fill(100)
+    found = index.after_crash(log)
+    assert (found.mark, found.rebuilt) == (mark, "")
+    for record in log.scan(mark.offset):
+        found.note(record.offset, record.time_us, record.base, record.at, record.event)
+    filler.check(found, 3)
+    index.mark = mark._replace(identity=1)
+    assert index.after_crash(log).mark.offset == 0
+
+
+# -- an index that cannot be used
+
+
+def stored_index(disk: Disk) -> tuple[Log, Filler]:
+    log = ready_log(disk)
+    index = open_index(disk, log)
+    filler = Filler(log, index)
+    filler.fill(300)
+    index.commit(log.synced_mark, {"a": (5, b"part" * 2000)}, start=5)
+    index.close()
+    return log, filler
+
+
+def rebuilt(disk: Disk, log: Log, filler: Filler) -> str:
+    """Open the index, replay what it does not know, check every answer, close it."""
+    index = open_index(disk, log)
+    for record in log.scan(index.mark.offset):
+        index.note(record.offset, record.time_us, record.base, record.at, record.event)
+    filler.check(index, 11)
+    reason = index.rebuilt
+    index.close()
+    return reason
+
+
+def test_an_index_of_another_log_or_ahead_of_this_one_is_rebuilt(disk: Disk, tmp_path: Path) -> None:
+    log, filler = stored_index(disk)
+    data = (tmp_path / "index" / "data.mdb").read_bytes()
+    assert rebuilt(disk, log, filler) == ""
+    log.id += 1
+    assert "another log" in open_index_reason(disk, log)
+    log.id -= 1
+    (tmp_path / "index" / "data.mdb").write_bytes(data)
+    log.close()
+    shorter = tmp_path / "shorter"
+    other = Disk(shorter)
+    other_log = ready_log(other)
+    write(other_log)
+    (shorter / "index").mkdir()
+    (shorter / "index" / "data.mdb").write_bytes(data)
+    assert other_log.id == LOG_ID
+    assert "not in this log" in rebuilt(other, other_log, Filler(other_log, MemoryIndex()))
+
+
+def open_index_reason(disk: Disk, log: Log) -> str:
+    index = open_index(disk, log)
+    index.close()
+    return index.rebuilt
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(bytes(Random(1).randbytes(100_000)))
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def one_page(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:4096])
+
+
+@pytest.mark.parametrize("damage", [delete, garbage, truncate, empty, one_page])
+def test_a_damaged_index_is_rebuilt(disk: Disk, tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    log, filler = stored_index(disk)
+    damage(tmp_path / "index" / "data.mdb")
+    assert rebuilt(disk, log, filler) != ""
+    assert open_index_reason(disk, log) in {"", "there was none"}
+
+
+def test_flipped_bits_in_the_index_give_right_answers_or_a_rebuild(disk: Disk, tmp_path: Path) -> None:
+    log, filler = stored_index(disk)
+    path = tmp_path / "index" / "data.mdb"
+    good, random = path.read_bytes(), Random(2)
+    seen: set[bool] = set()
+    for _ in range(60):
+        bad = bytearray(good)
+        bit = random.randrange(8 * len(bad))
+        bad[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(bad))
+        seen.add(rebuilt(disk, log, filler) == "")
+    assert seen == {True, False}
+
+
+def test_no_room_for_the_index_is_no_disaster(disk: Disk) -> None:
+    log = ready_log(disk)
+    index = LmdbIndex.open(disk, log, map_bytes=1 << 20)
+    filler = Filler(log, index)
+    filler.fill(300)
+    assert not index.commit(log.synced_mark, {"big": (0, bytes(2 << 20))}, start=0)
+    assert "later" in index.failure
+    filler.check(index, 5)
+    assert index.commit(log.synced_mark, {"small": (0, b"")}, start=0)
+    assert index.failure == ""
+    filler.check(index, 5)
+    index.close()
+    assert lmdb.version()[:2] == (0, 9)
+    assert index.sealed == (0, NO_SEAL)
+
+
+def test_a_sequence_that_the_log_does_not_hold_is_told(disk: Disk) -> None:
+    log = ready_log(disk)
+    Filler(log, MemoryIndex()).fill(50)
+    with pytest.raises(BeyondLog):
+        log.find_sequence(Place(0, 0, 64), 1, 0, 10_000)

@@ -1,0 +1,121 @@
+"""The thread that writes, driven by a loop made of a queue."""
+
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+
+from tests.log.building import TIME_US, event, new_log, recovered
+from tests.sim.disk import SimulatedDisk
+from vibemq.errors import UsageError, WriteFailed
+from vibemq.log.log import Log
+from vibemq.log.writer import Sync, SyncPolicy, Writer
+
+WAIT_S = 30
+
+
+class Loop:
+    """What of an event loop the writer needs: run this over there."""
+
+    def __init__(self, log: Log, policy: str) -> None:
+        self._calls: SimpleQueue[tuple[Callable[..., Any], tuple[Any, ...]]] = SimpleQueue()
+        self.done = 0
+        self.failures: list[WriteFailed] = []
+        self.writer = Writer(
+            log,
+            SyncPolicy.parse(policy),
+            lambda call, *args: self._calls.put((call, args)),
+            self._done,
+            self.failures.append,
+        )
+        self.writer.start()
+
+    def _done(self) -> None:
+        self.done += 1
+
+    def turn(self) -> None:
+        call, args = self._calls.get(timeout=WAIT_S)
+        call(*args)
+
+    def until_idle(self) -> None:
+        while self.writer.busy and not self.failures:
+            self.turn()
+
+
+@pytest.mark.parametrize("policy", ["always", "interval:5", "os"])
+def test_what_was_appended_meanwhile_is_the_next_group(policy: str) -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    loop = Loop(log, policy)
+    for number in range(50):
+        log.append(event(number), TIME_US, [bytes(200)])
+        loop.writer.kick()
+    assert loop.writer.busy
+    loop.until_idle()
+    assert loop.writer.durable == log.written == 50
+    assert 2 <= loop.done <= 50
+    assert (log.synced == 50) == (policy == "always") or policy == "interval:5"
+    loop.writer.close()
+    assert log.synced == 50
+    disk.crash()
+    assert len(recovered(disk)[2]) == 50
+
+
+def test_an_interval_syncs_by_itself() -> None:
+    log = new_log(SimulatedDisk())
+    loop = Loop(log, "interval:1")
+    log.append(event(1), TIME_US)
+    loop.writer.kick()
+    while log.synced < 1:
+        loop.turn()
+    loop.writer.close()
+
+
+def test_a_lone_group_is_done_when_kick_returns() -> None:
+    log = new_log(SimulatedDisk())
+    loop = Loop(log, "always")
+    for number in range(3):
+        log.append(event(number), TIME_US)
+        loop.writer.kick(lone=True)
+        assert (log.synced, loop.writer.busy, loop.done) == (number + 1, False, number + 1)
+    loop.writer.close()
+
+
+@pytest.mark.parametrize("lone", [False, True])
+@pytest.mark.parametrize("operation", ["pwrite", "fdatasync"])
+def test_a_failure_is_told_once_and_nothing_follows(operation: str, *, lone: bool) -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    loop = Loop(log, "always")
+    disk.fail(operation)
+    log.append(event(1), TIME_US)
+    loop.writer.kick(lone=lone)
+    loop.until_idle()
+    assert len(loop.failures) == 1
+    assert (log.synced, loop.done) == (0, 0)
+    with pytest.raises(WriteFailed):
+        log.append(event(2), TIME_US)
+    with pytest.raises(WriteFailed):
+        loop.writer.close()
+
+
+def test_closing_writes_what_is_left() -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    loop = Loop(log, "os")
+    for number in range(10):
+        log.append(event(number), TIME_US)
+    loop.writer.close()
+    log.close()
+    disk.crash()
+    assert len(recovered(disk)[2]) == 10
+
+
+def test_policies() -> None:
+    assert SyncPolicy.parse("always") == SyncPolicy(Sync.ALWAYS)
+    assert SyncPolicy.parse("interval:20") == SyncPolicy(Sync.INTERVAL, 20)
+    assert SyncPolicy.parse("os") == SyncPolicy(Sync.OS)
+    for wrong in ("", "never", "interval", "interval:", "interval:0", "interval:-1", "always:1", "os:2", "interval:x"):
+        with pytest.raises(UsageError, match="always, interval"):
+            SyncPolicy.parse(wrong)
