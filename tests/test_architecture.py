@@ -51,7 +51,10 @@ BROKER: Final = (
     "server.broker.* server.batch_cache server.dispatch server.effects server.journal server.limits server.subscription"
 )
 BELOW_SERVER: Final = "errors batch events log.* projections.* protocol.*"
-FACADES: Final = "vibemq errors batch events client log projections server server.runtime server.settings"
+FACADES: Final = (
+    "vibemq errors batch events client log log.writer projections"
+    " server server.logging_format server.runtime server.serve server.settings"
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,245 @@
+"""`vibemq consume`: print messages, and ack what was written.
+
+    pull --> write to stdout --> ack, confirmed --> ...
+       next pull runs meanwhile       bounded number at a time
+
+A message is acked only when all of its bytes were taken by stdout. When an ack is lost with a connection, the message
+comes again and is printed again: at least once.
+"""
+
+import asyncio
+import os
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import accumulate
+from typing import Any, Final
+
+import click
+
+import vibemq
+from vibemq.cli.broker import Broker, broker_options, in_thread
+from vibemq.cli.output import message_line
+from vibemq.errors import LeaseLost, RequestTimeout, VibeMQError
+
+PULL_MESSAGES: Final = 1000
+WAIT_SECONDS: Final = 10.0
+ACKS_AHEAD: Final = 4
+EXTEND_SECONDS_MAX: Final = 10.0
+"""While stdout takes nothing leases are extended at least this often."""
+END_SECONDS: Final = 2.0
+"""How long, once a signal came, to wait for what is under way."""
+PEEK_MESSAGES: Final = 500
+STDOUT: Final = 1
+
+
+class Stdout:
+    """Writes to stdout on a thread, so that a reader who pauses holds up neither heartbeats nor leases."""
+
+    def __init__(self, line_of: Callable[[vibemq.Message | vibemq.PeekedMessage], bytes]) -> None:
+        """Write what `line_of` makes of each message."""
+        self._line_of = line_of
+        self._written = 0
+        self._ends: list[int] = []
+        self.broken = False
+        """Whether the reader has gone."""
+
+    def write(self, messages: Sequence[vibemq.Message | vibemq.PeekedMessage]) -> "asyncio.Future[None]":
+        """Begin to write; the future is done when all is written or the reader has gone."""
+        lines = list(map(self._line_of, messages))
+        self._ends = list(accumulate(map(len, lines)))
+        self._written = 0
+        return in_thread(lambda: self._write(memoryview(b"".join(lines))))
+
+    def _write(self, data: memoryview) -> None:
+        try:
+            while self._written < len(data):
+                self._written += os.write(STDOUT, data[self._written :])
+        except BrokenPipeError:
+            self.broken = True
+
+    def when_gone(self) -> "asyncio.Future[None]":
+        """A future that is done when the reader of a pipe has gone; for other files never."""
+        loop = asyncio.get_running_loop()
+        gone: asyncio.Future[None] = loop.create_future()
+        if not stat.S_ISFIFO(os.fstat(STDOUT).st_mode):
+            return gone
+
+        def end() -> None:  # the end that writes becomes readable only by that
+            loop.remove_reader(STDOUT)
+            self.broken = True
+            if not gone.done():
+                gone.set_result(None)
+
+        loop.add_reader(STDOUT, end)
+        return gone
+
+    @property
+    def complete(self) -> int:
+        """How many messages of the last write were written to their end."""
+        written = self._written
+        return sum(end <= written for end in self._ends)
+
+
+def _raw_line(message: vibemq.Message | vibemq.PeekedMessage) -> bytes:
+    return message.body + b"\n"
+
+
+@click.command(name="consume")
+@click.argument("queue")
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N messages, and wait for them.")
+@click.option("--follow", is_flag=True, help="Never end: wait for more.")
+@click.option("--peek", is_flag=True, help="Print what is ready, and take nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print messages as JSON lines, with all that is known of them.")
+@broker_options
+def command(broker: Broker, queue: str, count: int | None, follow: bool, peek: bool, as_json: bool) -> None:
+    """Print the messages of QUEUE, one a line, and take them from it.
+
+    Ends when the queue is empty. A message is acked once stdout has taken it.
+    """
+    if follow and (peek or count is not None):
+        raise click.UsageError("--follow never ends: leave out --peek and --count.")
+    stdout = Stdout(message_line if as_json else _raw_line)
+    if peek:
+        broker.run("consume", lambda client: peek_at(client, queue, count, stdout))
+        return
+    consumer = Consumer(queue, count, stdout, follow=follow)
+    try:
+        broker.run("consume", consumer.consume)
+    finally:
+        if consumer.void:
+            click.echo(f"vibemq: {consumer.void} messages were printed and not acked: they may come again", err=True)
+
+
+async def peek_at(client: vibemq.Client, queue: str, count: int | None, stdout: Stdout) -> None:
+    """Print what is ready now, at most `count` messages."""
+    next_sequence = (await client.show_queue(queue))["next_sequence"]
+    assert isinstance(next_sequence, int)
+    start, left = 0, count if count is not None else next_sequence
+    while left > 0 and not stdout.broken:
+        found = await client.peek(queue, start, min(left, PEEK_MESSAGES))
+        some = [message for message in found if message.sequence < next_sequence]
+        if not some:
+            return
+        await stdout.write(some)
+        left -= len(some)
+        start = some[-1].sequence + 1
+
+
+class Consumer:
+    """Takes messages from a queue until it is empty, `count` came, the reader of stdout has gone, or for ever."""
+
+    def __init__(self, queue: str, count: int | None, stdout: Stdout, *, follow: bool) -> None:
+        """Prepare; `consume` does it."""
+        self._queue, self._left, self._stdout, self._follow = queue, count, stdout, follow
+        self._until_empty = not follow and count is None
+        self._acks: set[asyncio.Task[None]] = set()
+        self._failure: VibeMQError | None = None
+        self._ended = False
+        self.void = 0
+        """Messages that were printed and, as their ack was lost, may come again."""
+
+    async def consume(self, client: vibemq.Client) -> None:
+        """Do it. A signal ends it in order; when nothing else would have, that is its normal end.
+
+        Raises:
+            VibeMQError: the broker refused, or was away for too long.
+        """
+        self._client = client
+        try:
+            await self._loop()
+        except asyncio.CancelledError:
+            await self._end()
+            if not self._follow:
+                raise
+        else:
+            await self._acked(0)
+
+    async def _loop(self) -> None:
+        gone = self._stdout.when_gone()
+        self._pulling = self._pull()
+        try:
+            while not self._ended:
+                either: list[asyncio.Future[Any]] = [self._pulling, gone]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if gone.done():
+                    return
+                await self._next(await self._pulling)
+        finally:
+            gone.cancel()
+            self._pulling.cancel()
+            await asyncio.gather(self._pulling, return_exceptions=True)
+
+    async def _next(self, batch: list[vibemq.Message]) -> None:
+        """Print what a pull brought, or see what it means that it brought nothing. The next pull runs meanwhile."""
+        if batch and self._left is not None:
+            self._left -= len(batch)
+            self._ended = self._left == 0
+        if not batch and self._until_empty:
+            void = self.void
+            await self._acked(0)
+            self._ended = void == self.void  # else there are messages that come again
+        self._pulling = self._pull()
+        if batch:
+            await self._print(batch)
+            self._ended = self._ended or self._stdout.broken
+
+    def _pull(self) -> "asyncio.Task[list[vibemq.Message]]":
+        return asyncio.create_task(self._some())
+
+    async def _some(self) -> list[vibemq.Message]:
+        if self._ended:
+            return []
+        most = PULL_MESSAGES if self._left is None else min(PULL_MESSAGES, self._left)
+        while True:
+            try:
+                return await self._client.pull(self._queue, most, 0 if self._until_empty else WAIT_SECONDS)
+            except RequestTimeout as problem:
+                if not self._follow:
+                    raise
+                click.echo(f"vibemq: {problem.text} Still waiting.", err=True)
+
+    async def _print(self, batch: list[vibemq.Message]) -> None:
+        """Write a batch, and begin to ack what was written."""
+        writing = self._stdout.write(batch)
+        try:
+            while not (await asyncio.wait([writing], timeout=self._extend_seconds(batch)))[0]:
+                await self._extend(batch)
+            await writing
+        finally:
+            written = batch[: self._stdout.complete]
+            if written:
+                self._acks.add(asyncio.create_task(self._ack(written)))
+        await self._acked(ACKS_AHEAD)
+
+    def _extend_seconds(self, batch: list[vibemq.Message]) -> float:
+        return min(EXTEND_SECONDS_MAX, batch[0].parcel.subscription.lease_ms / 3000)
+
+    async def _extend(self, batch: list[vibemq.Message]) -> None:
+        """Whoever reads stdout takes a pause: keep what is in hand, the next batch included."""
+        held = list(batch)
+        if self._pulling.done() and not self._pulling.cancelled() and self._pulling.exception() is None:
+            held += self._pulling.result()
+        await asyncio.gather(*(message.extend() for message in held), return_exceptions=True)
+
+    async def _ack(self, batch: list[vibemq.Message]) -> None:
+        try:
+            await self._client.ack_all(batch)
+        except LeaseLost:
+            self.void += len(batch)
+        except VibeMQError as problem:
+            self.void += len(batch)
+            self._failure = problem
+
+    async def _acked(self, most: int) -> None:
+        """Wait until at most `most` batches are written and not yet acked."""
+        while len(self._acks) > most:
+            _, self._acks = await asyncio.wait(self._acks, return_when=asyncio.FIRST_COMPLETED)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _end(self) -> None:
+        """A signal came: wait a little for what was written to be acked."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_SECONDS):
+                await self._acked(0)

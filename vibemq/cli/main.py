@@ -1,0 +1,77 @@
+"""The command `vibemq`: finds the subcommand, and turns errors into one line and an exit code.
+
+    0  done        1  the operation failed        2  it was called in a way that cannot work
+    128 + n        ended by signal n before it was done
+
+A subcommand lives in the module of its name, as `command`, and is imported only when it is used: starting up costs more
+than publishing a message.
+"""
+
+import importlib
+import sys
+from typing import Any, Final
+
+import click
+
+from vibemq.errors import UsageError, VibeMQError
+
+COMMANDS: Final = {
+    "serve": "Run a broker.",
+    "publish": "Publish messages to a queue.",
+    "consume": "Take messages from a queue and print them.",
+    "queue": "List, declare, show, purge and delete queues.",
+}
+"""Every subcommand with its line in `vibemq --help`."""
+
+
+class Commands(click.Group):
+    """Imports a subcommand when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """The names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        """The subcommand of that name, if there is one."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(f"vibemq.cli.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the subcommands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's signature
+        """Run the subcommand; what it raises becomes text and exit code."""
+        try:
+            return super().invoke(ctx)
+        except UsageError as error:
+            raise click.UsageError(error.text) from None
+        except VibeMQError as error:
+            click.echo(f"vibemq: {error.text}", err=True)
+            ctx.exit(1)
+        except KeyboardInterrupt:
+            ctx.exit(130)
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415 - rarely needed
+
+        click.echo(f"vibemq {version('vibemq')}")
+        ctx.exit()
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
+def main() -> None:
+    """VibeMQ: a durable message broker in which the log is the truth."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,122 @@
+"""What commands print: JSON lines for programs, tables and lines for people."""
+
+import base64
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import click
+import msgspec
+
+from vibemq.errors import InvalidRequest
+
+_encoder = msgspec.json.Encoder()
+
+
+class Printable(Protocol):
+    """A message, received or peeked at."""
+
+    @property
+    def body(self) -> bytes:
+        """What was published."""
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """What was given with it."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def queue(self) -> str:
+        """Where it was."""
+
+    @property
+    def sequence(self) -> int:
+        """Its number there."""
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is."""
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it may have been sent before."""
+
+    @property
+    def published_at(self) -> datetime:
+        """When it was stored."""
+
+
+def json_line(value: object) -> bytes:
+    """One line of JSON; times become RFC 3339 text, bytes base64."""
+    return _encoder.encode(value) + b"\n"
+
+
+def message_line(message: Printable) -> bytes:
+    """A message in the shape of the public contract, as one line of JSON."""
+    body = message.body
+    fields: dict[str, Any] = {"id": message.id, "queue": message.queue, "sequence": message.sequence}
+    try:
+        fields["body"] = body.decode()
+    except UnicodeDecodeError:
+        fields["body_base64"] = base64.b64encode(body).decode()
+    try:
+        fields["headers"] = dict(message.headers)
+    except InvalidRequest as problem:  # a producer's mistake stays visible and costs nobody else's message
+        fields["headers"] = {}
+        fields["headers_problem"] = problem.text
+    fields["attempt"] = message.attempt
+    fields["redelivered"] = message.redelivered
+    fields["published_at"] = message.published_at
+    return json_line(fields)
+
+
+def print_json(values: Iterable[object]) -> None:
+    """Print one line of JSON for each value, at once."""
+    sys.stdout.buffer.write(b"".join(map(json_line, values)))
+    sys.stdout.buffer.flush()
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print a table: framed on a terminal, bare columns elsewhere. Columns of numbers are aligned to the right."""
+    framed = sys.stdout.isatty()
+    cells = [[_text(value, grouped=framed) for value in row] for row in rows]
+    numeric = [bool(rows) and all(_is_number(row[at]) for row in rows) for at in range(len(columns))]
+    if framed:
+        _print_framed(columns, cells, numeric)
+        return
+    lines = [list(columns), *cells]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+    for line in lines:
+        padded = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        )
+        click.echo("  ".join(padded).rstrip())
+
+
+def _print_framed(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
+    from rich.console import Console  # noqa: PLC0415 - costs more than most commands take
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table()
+    for column, right in zip(columns, numeric, strict=True):
+        table.add_column(column, justify="right" if right else "left")
+    for row in cells:
+        table.add_row(*map(Text, row))  # Text: a name with brackets is no markup
+    Console().print(table)
+
+
+def _text(value: object, *, grouped: bool) -> str:
+    if grouped and _is_number(value):
+        return f"{value:,}"
+    text = str(value)
+    return text if text.isprintable() else repr(text)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
