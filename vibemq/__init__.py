@@ -11,7 +11,17 @@
 `connect_sync` has the same verbs, blocking. Errors are in vibemq.errors.
 """
 
-from vibemq.client import Client, Message, PeekedMessage, Receipt, connect
+from vibemq.client import Client, Message, PeekedMessage, Receipt, SyncClient, SyncMessage, connect, connect_sync
 from vibemq.errors import VibeMQError
 
-__all__ = ["Client", "Message", "PeekedMessage", "Receipt", "VibeMQError", "connect"]
+__all__ = [
+    "Client",
+    "Message",
+    "PeekedMessage",
+    "Receipt",
+    "SyncClient",
+    "SyncMessage",
+    "VibeMQError",
+    "connect",
+    "connect_sync",
+]

@@ -9,6 +9,7 @@ from vibemq.client.peeked import PeekedMessage
 from vibemq.client.publisher import MessageHeaders, Receipt
 from vibemq.client.queues import QueueSettings
 from vibemq.client.stats import Stats
+from vibemq.client.sync import SyncClient, SyncMessage, SyncMessages, connect_sync
 
 __all__ = [
     "Batches",
@@ -24,5 +25,9 @@ __all__ = [
     "Receipt",
     "Received",
     "Stats",
+    "SyncClient",
+    "SyncMessage",
+    "SyncMessages",
     "connect",
+    "connect_sync",
 ]

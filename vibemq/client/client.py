@@ -36,7 +36,16 @@ def connect(url: str | None = None, **options: Unpack[ConnectOptions]) -> "Clien
     Raises:
         UsageError: a URL or an option that cannot be.
     """
-    return Client(parse(url or os.environ.get("VIBEMQ_URL") or DEFAULT_URL), Options.of(options))
+    return Client(address_of(url), Options.of(options))
+
+
+def address_of(url: str | None) -> Address:
+    """Where the broker is: at `url`, else where VIBEMQ_URL says, else on this machine.
+
+    Raises:
+        UsageError: a URL that cannot be.
+    """
+    return parse(url or os.environ.get("VIBEMQ_URL") or DEFAULT_URL)
 
 
 class Client:
@@ -170,7 +179,7 @@ class Client:
         Raises:
             NotSupported: groups are not in this version.
         """
-        return Consuming(self.messages_of(Message, queue, prefetch, group), self._options.timeout)
+        return Consuming(self.messages_of(Message, queue, prefetch, group))
 
     def messages_of(
         self, make: Callable[[Parcel, int, bytes], M], queue: str, prefetch: int, group: str | None
@@ -189,6 +198,7 @@ class Client:
             queue,
             prefetch=prefetch,
             prefetch_bytes=self._options.prefetch_bytes,
+            timeout=self._options.timeout,
         )
 
     async def pull(self, queue: str, max_messages: int = 100, wait: Duration = 0.0) -> list[Message]:
@@ -197,15 +207,20 @@ class Client:
         Raises:
             RequestTimeout: the broker did not answer.
         """
+        return await self.pull_as(Message, queue, max_messages, wait)
+
+    async def pull_as(
+        self, make: Callable[[Parcel, int, bytes], M], queue: str, max_messages: int, wait: Duration
+    ) -> list[M]:
+        """As pull(), with messages made by `make`."""
         if max_messages < 1:
             raise UsageError(f"max_messages is {max_messages}: ask for at least one")
         check_name(queue)
         puller = self._pullers.get(queue)
         if puller is None:
-            puller = self._pullers[queue] = Puller(
-                self._requests, self._subscriptions, queue, self._options.prefetch_bytes
-            )
-        return await puller.pull(max_messages, milliseconds(wait, "wait"), self._options.timeout)
+            puller = Puller(self._requests, self._subscriptions, queue, self._options.prefetch_bytes)
+            self._pullers[queue] = puller
+        return await puller.pull(make, max_messages, milliseconds(wait, "wait"), self._options.timeout)
 
     async def ack_all(self, batch: Iterable[Received]) -> None:
         """Ack messages, and return once that is durable. What was settled before is passed over.

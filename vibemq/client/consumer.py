@@ -11,6 +11,7 @@ again: the broker sends those messages once more.
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from types import TracebackType
 from typing import Generic
 
@@ -36,6 +37,7 @@ class Messages(AsyncIterator[M], Generic[M]):
         *,
         prefetch: int,
         prefetch_bytes: int,
+        timeout: float,
     ) -> None:
         """Prepare; `start` subscribes."""
         self._loop = asyncio.get_running_loop()
@@ -46,6 +48,7 @@ class Messages(AsyncIterator[M], Generic[M]):
         self.queue = queue
         self._prefetch = prefetch
         self._prefetch_bytes = prefetch_bytes
+        self._timeout = timeout
         self._step = max(1, prefetch // 2)
         self._started: asyncio.Future[None] = self._loop.create_future()
         self._subscription: Subscription | None = None
@@ -64,7 +67,7 @@ class Messages(AsyncIterator[M], Generic[M]):
 
     # --- coming and going ------------------------------------------------------------------------------------------
 
-    async def start(self, timeout: float) -> None:
+    async def start(self) -> None:
         """Subscribe, and return when the broker has confirmed it.
 
         Raises:
@@ -77,11 +80,11 @@ class Messages(AsyncIterator[M], Generic[M]):
         try:
             if self._link.is_open:
                 self._subscribe()
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(self._timeout):
                 await self._started
         except TimeoutError:
             await self.stop()
-            raise RequestTimeout(f"consume {self.queue!r}: no answer within {timeout:g} s") from None
+            raise RequestTimeout(f"consume {self.queue!r}: no answer within {self._timeout:g} s") from None
         except BaseException:
             await self.stop()
             raise
@@ -164,7 +167,9 @@ class Messages(AsyncIterator[M], Generic[M]):
     def leases_lost(self, deliveries: tuple[tuple[int, int], ...]) -> None:
         """Drop what is not this client's any more."""
         before = self._buffered
-        self.ready[:] = [message for message in self.ready if not within(message.delivery, deliveries)]
+        for message in [one for one in self.ready if within(one.delivery, deliveries)]:
+            with suppress(ValueError):  # the thread of a blocking client may take it at this moment
+                self.ready.remove(message)
         kept: deque[Parcel] = deque()
         for parcel in self._parcels:
             parts = parcel.without(deliveries)
@@ -319,13 +324,12 @@ class Batches(AsyncIterator[list[M]], Generic[M]):
 class Consuming(Generic[M]):
     """What consume() returns: `async with` it to subscribe, and leave it to give back what is not settled."""
 
-    def __init__(self, messages: Messages[M], timeout: float) -> None:
-        """Subscribe within `timeout` seconds when entered."""
+    def __init__(self, messages: Messages[M]) -> None:
+        """Subscribe when entered."""
         self._messages = messages
-        self._timeout = timeout
 
     async def __aenter__(self) -> Messages[M]:
-        await self._messages.start(self._timeout)
+        await self._messages.start()
         return self._messages
 
     async def __aexit__(

@@ -7,8 +7,9 @@ leases of messages that were pulled before.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
-from vibemq.client.message import Message, Parcel
+from vibemq.client.message import M, Parcel
 from vibemq.client.requests import Requests
 from vibemq.client.subscription import Subscription, Subscriptions
 from vibemq.errors import RequestTimeout, VibeMQError
@@ -31,8 +32,8 @@ class Puller:
         self._error: VibeMQError | None = None
         self._turn = asyncio.Lock()
 
-    async def pull(self, most: int, wait_ms: int, timeout: float) -> list[Message]:
-        """Up to `most` messages; none when nothing came for `wait_ms`.
+    async def pull(self, make: Callable[[Parcel, int, bytes], M], most: int, wait_ms: int, timeout: float) -> list[M]:
+        """Up to `most` messages, made by `make`; none when nothing came for `wait_ms`.
 
         Raises:
             VibeMQError: what the broker answered, or RequestTimeout.
@@ -49,7 +50,7 @@ class Puller:
                         await self._drained.wait()
                     self._raise_error()
                     if not subscription.void:  # else ask the next broker
-                        return self._take(most)
+                        return self._take(make, most)
         except TimeoutError:
             raise RequestTimeout(
                 f"pull from {self._queue!r}: no answer within {timeout:g} s besides the wait. "
@@ -80,10 +81,10 @@ class Puller:
         if error is not None:
             raise error
 
-    def _take(self, most: int) -> list[Message]:
-        taken: list[Message] = []
+    def _take(self, make: Callable[[Parcel, int, bytes], M], most: int) -> list[M]:
+        taken: list[M] = []
         while self._parcels and most > len(taken):
-            taken += self._parcels[0].take(most - len(taken), Message)
+            taken += self._parcels[0].take(most - len(taken), make)
             if not self._parcels[0].left:
                 self._parcels.popleft()
         if taken:
