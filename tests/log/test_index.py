@@ -8,10 +8,11 @@ import lmdb
 import pytest
 
 from tests.log.building import LOG_ID, TIME_US, event, open_log, write
-from vibemq.errors import BeyondLog, UsageError
+from vibemq.errors import BeyondLog, CorruptLog, UsageError
 from vibemq.events import DeadLettered, DeadReason, Event, Published
+from vibemq.log import frame
 from vibemq.log.disk import Disk
-from vibemq.log.frame import Place
+from vibemq.log.frame import Place, Record
 from vibemq.log.index import Index, LmdbIndex, MemoryIndex
 from vibemq.log.log import Log
 from vibemq.log.segment import NO_SEAL
@@ -218,7 +219,7 @@ def rebuilt(disk: Disk, log: Log, filler: Filler) -> str:
     return reason
 
 
-def test_an_index_of_another_log_or_ahead_of_this_one_is_rebuilt(disk: Disk, tmp_path: Path) -> None:
+def test_an_index_of_another_log_or_history_is_rebuilt(disk: Disk, tmp_path: Path) -> None:
     log, filler = stored_index(disk)
     data = (tmp_path / "index" / "data.mdb").read_bytes()
     assert rebuilt(disk, log, filler) == ""
@@ -226,15 +227,46 @@ def test_an_index_of_another_log_or_ahead_of_this_one_is_rebuilt(disk: Disk, tmp
     assert "another log" in open_index_reason(disk, log)
     log.id -= 1
     (tmp_path / "index" / "data.mdb").write_bytes(data)
+    record = log.read(log.written - 1)
     log.close()
-    shorter = tmp_path / "shorter"
-    other = Disk(shorter)
-    other_log = ready_log(other)
-    write(other_log)
-    (shorter / "index").mkdir()
-    (shorter / "index" / "data.mdb").write_bytes(data)
-    assert other_log.id == LOG_ID
-    assert "not in this log" in rebuilt(other, other_log, Filler(other_log, MemoryIndex()))
+    rewrite_last_record(tmp_path / "log" / f"{record.base:020d}.seg", record)
+    log = ready_log(disk)
+    assert "another history" in open_index_reason(disk, log)
+
+
+def rewrite_last_record(path: Path, record: Record) -> None:
+    """Another record in its place, as if another history had been written there."""
+    head, _ = frame.pack(
+        LOG_ID,
+        record.offset,
+        1,
+        record.synced,
+        record.link,
+        record.tag,
+        record.version,
+        bytes(record.facts),
+        record.payload_bytes,
+        record.payload_checksum,
+    )
+    data = bytearray(path.read_bytes())
+    data[record.at : record.at + len(head)] = head
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("keep", [0, 80])
+def test_an_index_ahead_of_the_log_proves_a_loss(disk: Disk, tmp_path: Path, keep: int) -> None:
+    log, _ = stored_index(disk)
+    record = log.read(log.written - 1)
+    log.close()
+    path = tmp_path / "log" / f"{record.base:020d}.seg"
+    path.write_bytes(path.read_bytes()[: record.at + keep])
+    for _ in range(2):  # refusing changes nothing: the next start refuses too
+        log = open_log(disk, segment_bytes=SEGMENT)
+        with pytest.raises(CorruptLog):  # noqa: PT012 - the header is gone, or only the body
+            index = open_index(disk, log)
+            index.close()
+            log.recover(known_synced=index.mark.offset)
+        log.close()
 
 
 def open_index_reason(disk: Disk, log: Log) -> str:

@@ -11,8 +11,11 @@ lives in an overlay in memory until a commit on a background thread writes it, i
       meta           "meta"                       -> checksum, version, mark, seals, start
 
 Each checksum is xxh3-64 over key and value, seeded with the log id. Damaged pages can kill a process inside LMDB, so a
-child process reads all of it first; an index that is missing, damaged, of another log, or ahead of this one, is thrown
-away, and the replay from zero builds it anew. Nothing is lost with it but time.
+child process reads all of it first; an index that is missing, damaged, or of another log is thrown away, and the replay
+from zero builds it anew. Nothing is lost with it but time.
+
+One thing the index knows that the log may have lost: how far it was synced. Where its last record is not in the log any
+more, that is damage to what was synced, and opening the index is refused before anything is changed.
 """
 
 import struct
@@ -27,7 +30,7 @@ from typing import Final, NamedTuple, Protocol, Self
 import lmdb
 import xxhash
 
-from vibemq.errors import StorageError, UsageError
+from vibemq.errors import CorruptLog, StorageError, UsageError
 from vibemq.events import DEFAULT_LANE, DeadLettered, Event, Published, SegmentSealed
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import Mark, Place
@@ -103,7 +106,7 @@ class Index(Protocol):
 
     @property
     def mark(self) -> Mark:
-        """The end of what was committed; records before `mark.offset` need not be noted again."""
+        """The end of what was committed, and synced: `known_synced` of `Log.recover` is `mark.offset`."""
 
     @property
     def sealed(self) -> tuple[int, bytes]:
@@ -335,6 +338,7 @@ class LmdbIndex:
         """The index of an opened log (recovered or not), or a new one; `rebuilt` tells why.
 
         Raises:
+            CorruptLog: the log has lost a record that this index knows to have been synced.
             StorageError: the folder cannot be used at all.
         """
         reason = "there was none"
@@ -342,10 +346,14 @@ class LmdbIndex:
             reason = _check(f"{disk.path}/{FOLDER}", log.id)
             if not reason:
                 index = cls._open(disk, log.id, "", map_bytes)
-                if index.mark.offset == 0 or log.holds(index.mark):
-                    return index
+                try:
+                    if index.mark.offset == 0 or log.holds(index.mark):
+                        return index
+                except CorruptLog:
+                    index.close()
+                    raise
                 index.close()
-                reason = f"it knew a record before offset {index.mark.offset} that is not in this log"
+                reason = f"it is of another history of this log: its record before {index.mark.offset} is another one"
         disk.remove_folder(FOLDER)
         return cls._open(disk, log.id, reason, map_bytes)
 

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Self
 
 import xxhash
 
-from vibemq.errors import BeyondLog, UsageError, WriteFailed
+from vibemq.errors import BeyondLog, CorruptLog, UsageError, WriteFailed
 from vibemq.events import Event, SegmentSealed, Tag, encode
 from vibemq.log import frame
 from vibemq.log.disk import AnyDisk
@@ -175,6 +175,8 @@ class Log:
             self.sealed_end, self.last_seal = sealed
         recoverer = Recoverer(self._disk, self.id, self._start, known_synced)
         headers = recoverer.headers(remove=not self.read_only)
+        if not headers and self.read_only:
+            raise CorruptLog(segment_name(self._start), 0, self._start, "the only segment was never whole")
         if not headers:
             headers = [create_segment(self._disk, SegmentHeader(self.id, self._start, self._start, 0, 0))]
         run = recoverer.run(headers, max(from_offset, headers[0].base), from_place, cut=not self.read_only)
@@ -491,20 +493,37 @@ class Log:
         return self.read(offset).place
 
     def holds(self, mark: Mark) -> bool:
-        """Whether the record that a mark names stands there. If not, who made the mark is of another log, or ahead."""
+        """Whether the record that a mark names stands there; False: another whole record does, of another history.
+
+        For the mark of an index, made when that record was synced, before or after recovery.
+
+        Raises:
+            CorruptLog: no record is there, although that one was synced.
+        """
+        found = self._identity_at(mark)
+        if found is None:
+            problem = (
+                "the index knows that this record was synced, and it is not there; if this log was replaced by an older "
+                "one on purpose, remove the folder index/"
+            )
+            raise CorruptLog(segment_name(mark.base), mark.at, max(mark.offset - 1, 0), problem)
+        return found == (mark.offset, mark.identity)
+
+    def _identity_at(self, mark: Mark) -> tuple[int, int] | None:
+        """Offset behind, and identity, of the record at the place of a mark (or of what precedes the segment)."""
         try:
             if mark.at == 0:
                 header = read_header(self._disk, mark.base, self.id)
-                return header.link == mark.identity and mark.offset == mark.base
+                return header.base, header.link
             file = self._disk.open_read(segment_name(mark.base))
-        except (OSError, Damage):
-            return False
+        except (FileNotFoundError, Damage):
+            return None
         try:
             data = memoryview(file.pread(HEADER_BYTES, mark.at))
         finally:
             file.close()
         record = frame.parse_header(data, 0, self.id, mark.base, mark.at) if len(data) == HEADER_BYTES else None
-        return record is not None and (record.offset + 1, record.identity) == (mark.offset, mark.identity)
+        return None if record is None else (record.offset + 1, record.identity)
 
     # -- segments and seals
 
@@ -515,7 +534,7 @@ class Log:
     def segments(self) -> list[SegmentFacts]:
         """All segments, in order; the end of the last is what is written."""
         bases = list_bases(self._disk) if self.read_only else list(self._bases)
-        ends = [*bases[1:], self.written]
+        ends = [*bases[1:], max([self.written, *bases[-1:]])]
         return [SegmentFacts(base, end, segment_name(base)) for base, end in zip(bases, ends, strict=True)]
 
     def unsealed(self) -> list[SegmentFacts]:

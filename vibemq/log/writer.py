@@ -23,7 +23,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple
 
-from vibemq.errors import UsageError, VibeMQError, WriteFailed
+from vibemq.errors import UsageError, WriteFailed
 from vibemq.log.frame import Mark
 from vibemq.log.log import Group, Log
 
@@ -196,6 +196,6 @@ class Writer:
                     sync_at = time.monotonic() + self._policy.interval_ms / 1000
                 if self._groups.empty():
                     self._log.prepare()
-        except VibeMQError as error:
-            failure = error if isinstance(error, WriteFailed) else WriteFailed(str(error))
+        except Exception as error:  # noqa: BLE001 - a thread that dies in silence would leave everybody waiting
+            failure = error if isinstance(error, WriteFailed) else WriteFailed(f"the writer thread ended: {error!r}")
             self._call_soon(self._finished, _Outcome(failure=failure))
