@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -409,3 +410,57 @@ def test_times_keep_their_microseconds() -> None:
 def test_the_head_of_a_frame_is_as_documented() -> None:
     assert HEAD.size == 8
     assert [kind.value for kind in Kind] == [0, 1, 2, 3, 4, 5]
+
+
+def commas_outside_of_strings(text: str) -> int:
+    found, inside, escaped = 0, False, False
+    for letter in text:
+        if inside:
+            inside = escaped or letter != '"'
+            escaped = not escaped and letter == "\\"
+        else:
+            inside = letter == '"'
+            found += letter == ","
+    return found
+
+
+json_values = st.recursive(
+    st.none() | st.text(st.sampled_from('a,"\\[]{}é\n')),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(st.sampled_from('a,"\\')), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(json_values, st.integers(0, 12))
+def test_elements_are_the_commas_outside_of_strings(value: object, budget: int) -> None:
+    text = json.dumps(value)
+    commas = commas_outside_of_strings(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(json_lines, "ELEMENTS_MAX", budget)
+        too_many = json_lines._has_too_many_elements(text.encode())
+    assert too_many or commas <= budget
+    assert not too_many or commas > budget or text.count('"') >= 4 * budget
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"type":"publish","request":1,"queue":"q","messages":[{"body":"' + b'\\",' * 300_000 + b'"}]}',
+        b"," * 200_000 + b'"' + b"\\" * 800_000,
+        b'"' * 800_000 + b"," * 200_000,
+        b'{"type":"purge","request":1,"queue":"' + b"\\ud800" * 150_000 + b'"}',
+        b'{"type":"ack","x":[' + b"[]," * 300_000 + b"[]]}",
+        b'{"a":' * 200_000,
+    ],
+    ids=["escapes", "backslashes", "quotes", "surrogates", "arrays", "nesting"],
+)
+def test_a_line_costs_a_few_times_its_size_in_memory(line: bytes) -> None:
+    tracemalloc.start()
+    try:
+        json_lines.decode_command(line)
+    except MalformedFrame:
+        pass
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 4 * len(line) + 100_000
