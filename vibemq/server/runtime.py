@@ -29,6 +29,11 @@ from vibemq.server.settings import Settings
 from vibemq.server.storage import Progress, Storage
 
 HOUSEKEEPING_S = 1.0
+LAZY_S = 0.005
+"""What nobody waits for is written after this time, or with the next group."""
+LAZY_BYTES_MAX = 256 * 1024
+LONE_EFFECTS_MAX = 2
+"""A turn with no more to answer than this may sync on the loop's own thread."""
 REFUSED_ADDRESSES = 1000
 """Told apart in a second; the others are counted together."""
 
@@ -54,6 +59,8 @@ class Runtime:
         self._deferred: list[f.Load] = []
         self._refused: Counter[tuple[str, str]] = Counter()
         self._scheduled = False
+        self._heard = 0
+        self._lazy: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_us = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,8 +119,9 @@ class Runtime:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in list(self.connections.values()):
             connection.abort(reason)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._lazy):
+            if timer is not None:
+                timer.cancel()
         if not self.failed:
             self.begin()
             self.broker.stop(reason)
@@ -164,20 +172,40 @@ class Runtime:
 
     def schedule(self) -> None:
         """Let the turn end after the other connections that are readable now have been heard."""
+        self._heard += 1
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._end_turn)
 
     def _end_turn(self) -> None:
         self._scheduled = False
+        heard, self._heard = self._heard, 0
         if self.failed:
             return
         self.begin()
         self._deliveries.dispatch()
         self.append()
-        self.writer.kick()
+        self._write(lone=heard == 1)
         self._route()
         self._set_timer()
+
+    def _write(self, *, lone: bool) -> None:
+        """Send the buffer on its way, at once if somebody waits for it.
+
+        Acks without confirmation and deliveries wait for nobody: alone, they would only put the sync of the next
+        publish off by one of their own.
+        """
+        log, effects = self.storage.log, self._journal.effects
+        durable = self.writer.durable
+        if self._waiting or any(effect.after > durable for effect in effects) or log.buffered_bytes > LAZY_BYTES_MAX:
+            self.writer.kick(lone=lone and len(effects) <= LONE_EFFECTS_MAX)
+        elif log.buffered_bytes and self._lazy is None:
+            self._lazy = self._loop.call_later(LAZY_S, self._write_lazily)
+
+    def _write_lazily(self) -> None:
+        self._lazy = None
+        if not self.failed:
+            self.writer.kick()
 
     def _route(self) -> None:
         """Send the effects that depend on nothing any more; the others wait, in order. Start the loads."""
