@@ -282,10 +282,16 @@ def test_settings_must_be_numbers() -> None:
 
 
 def test_texts_have_a_limit() -> None:
-    ask = {"type": "nack", "request": 1, "subscription": 1, "deliveries": [[1, 2]], "reason": "x" * TEXT_MAX}
-    assert isinstance(line(ask), m.Nack)
-    assert isinstance(line({**ask, "reason": "x" * (TEXT_MAX + 1)}), m.Refused)
+    goodbye = {"type": "goodbye", "code": 1, "text": "x" * TEXT_MAX}
+    assert isinstance(line(goodbye), m.Goodbye)
+    assert isinstance(line({**goodbye, "text": "x" * (TEXT_MAX + 1)}), m.Refused)
     assert isinstance(line({"type": "hello", "request": 1, "client": "x" * 256}), m.Refused)
+
+
+def test_a_long_reason_is_cut_and_the_nack_counts() -> None:
+    ask = {"type": "nack", "request": 0, "subscription": 1, "deliveries": [[1, 2]], "reason": "é" * (TEXT_MAX + 1)}
+    for nack in (line(ask), control(ask)):
+        assert nack == m.Nack(subscription=1, deliveries=((1, 2),), reason="é" * TEXT_MAX)
 
 
 def test_objects_are_never_many_times_larger_than_the_limits_allow() -> None:

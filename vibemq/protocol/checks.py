@@ -7,7 +7,7 @@ import msgspec
 
 from vibemq.errors import InvalidRequest, MalformedFrame, RequestError
 from vibemq.protocol import messages as m
-from vibemq.protocol.fields import NUMBER_MAX, PRODUCER_MAX, RUNS_MAX, RequestOrNone, check_name
+from vibemq.protocol.fields import NUMBER_MAX, PRODUCER_MAX, RUNS_MAX, TEXT_MAX, RequestOrNone, check_name
 
 REFUSAL_TEXT_MAX: Final = 300
 """Characters of a refusal. A decoder quotes what it was sent, which may be as long as a frame."""
@@ -74,11 +74,13 @@ def check_deliveries(deliveries: tuple[tuple[int, int], ...]) -> None:
 
 
 def checked(command: m.Command) -> m.Command | m.Refused:
-    """The command, or its refusal when it breaks a rule that its types cannot state."""
+    """The command, or its refusal when it breaks a rule that its types cannot state. A reason too long is cut."""
     try:
         _check(command)
     except RequestError as problem:
         return m.Refused(getattr(command, "request", 0), problem)
+    if isinstance(command, m.Nack) and len(command.reason) > TEXT_MAX:
+        return msgspec.structs.replace(command, reason=command.reason[:TEXT_MAX])
     return command
 
 

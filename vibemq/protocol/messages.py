@@ -104,13 +104,16 @@ class Ack(Control, frozen=True, kw_only=True):
 
 
 class Nack(Control, frozen=True, kw_only=True):
-    """These deliveries failed, or with `reject` can never succeed and go to the dead letters at once."""
+    """These deliveries failed, or with `reject` can never succeed and go to the dead letters at once.
+
+    A `reason` longer than TEXT_MAX is cut by the broker: a long text is no cause to leave a message unsettled.
+    """
 
     subscription: Number
     deliveries: Deliveries
     request: RequestOrNone = 0
     delay_ms: Duration | None = None
-    reason: Text = ""
+    reason: str = ""
     reject: bool = False
 
 
