@@ -1,6 +1,7 @@
 """The thread that writes, driven by a loop made of a queue."""
 
 from collections.abc import Callable
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from tests.log.building import TIME_US, event, new_log, recovered
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import UsageError, WriteFailed
+from vibemq.log.disk import Disk
 from vibemq.log.log import Log
 from vibemq.log.writer import Sync, SyncPolicy, Writer
 
@@ -119,3 +121,24 @@ def test_policies() -> None:
     for wrong in ("", "never", "interval", "interval:", "interval:0", "interval:-1", "always:1", "os:2", "interval:x"):
         with pytest.raises(UsageError, match="always, interval"):
             SyncPolicy.parse(wrong)
+
+
+@pytest.mark.parametrize("policy", ["always", "interval:1", "os"])
+def test_two_threads_and_many_segments_on_a_real_disk(policy: str, tmp_path: Path) -> None:
+    log = new_log(Disk(tmp_path))
+    loop = Loop(log, policy)
+    for number in range(1500):
+        assert log.admit(number % 700)
+        log.append(event(number), TIME_US, [bytes(number % 700)])
+        loop.writer.kick(lone=number % 5 == 0)
+        if number % 9 == 0:
+            loop.until_idle()
+            assert log.read(log.written - 1).offset == log.written - 1
+    loop.until_idle()
+    assert [record.payload_bytes for record in log.scan(0)] == [number % 700 for number in range(1500)]
+    loop.writer.close()
+    log.close()
+    log, recovery, records = recovered(Disk(tmp_path))
+    assert (len(records), recovery.cut_bytes, log.verify().problems) == (1500, 0, [])
+    assert len(log.segments()) > 100
+    log.close()

@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol, Self
 
@@ -217,11 +218,11 @@ class Overlay:
             del self._noted.places[: len(noted.places)]
             del self._noted.sequences[: len(noted.sequences)]
             del self._noted.seals[: len(noted.seals)]
-            for _, queue, lane, first, *_ in noted.sequences:
-                entries = self._lanes[queue, lane]
-                del entries[: bisect_left(entries, (first + 1,))]
+            for key, count in Counter(entry[1:3] for entry in noted.sequences).items():
+                entries = self._lanes[key]
+                del entries[:count]
                 if not entries:
-                    del self._lanes[queue, lane]
+                    del self._lanes[key]
 
     def lookup_offset(self, offset: int) -> Place | None:
         """See `Index`."""

@@ -493,7 +493,7 @@ class Log:
         return self.read(offset).place
 
     def holds(self, mark: Mark) -> bool:
-        """Whether the record that a mark names stands there; False: another whole record does, of another history.
+        """Whether the record that a mark names stands there; False: another whole record does, of another past.
 
         For the mark of an index, made when that record was synced, before or after recovery.
 
@@ -503,14 +503,14 @@ class Log:
         found = self._identity_at(mark)
         if found is None:
             problem = (
-                "the index knows that this record was synced, and it is not there; if this log was replaced by an older "
-                "one on purpose, remove the folder index/"
+                "the index knows that this record was synced, and it is not there; if this log was replaced by an "
+                "older one on purpose, remove the folder index/"
             )
             raise CorruptLog(segment_name(mark.base), mark.at, max(mark.offset - 1, 0), problem)
         return found == (mark.offset, mark.identity)
 
     def _identity_at(self, mark: Mark) -> tuple[int, int] | None:
-        """Offset behind, and identity, of the record at the place of a mark (or of what precedes the segment)."""
+        """Offset behind, and identity, of the record at a mark (or of what precedes the segment)."""
         try:
             if mark.at == 0:
                 header = read_header(self._disk, mark.base, self.id)
