@@ -1,6 +1,6 @@
 """Subscriptions: credit, acks, failures, leases, dead letters."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 
 from vibemq import events as e
@@ -63,7 +63,7 @@ class Deliveries:
         return subscription
 
     def unsubscribe(self, subscription: Subscription, *, lost: bool) -> None:
-        """Remove a consumer. What it holds is ready again; if it was `lost`, what its client had handed on has failed."""
+        """Remove a consumer. What it holds is ready again; if it was `lost`, what its client handed on has failed."""
         queue = self._state.queues[subscription.queue]
         if lost and subscription.handed:
             handed = subscription.close(0, subscription.handed)
@@ -78,8 +78,9 @@ class Deliveries:
     def queue_deleted(self, queue: Queue) -> None:
         """End all subscriptions of a queue that is gone, and let go of its messages."""
         error = UnknownQueue(f"queue {queue.name!r} was deleted")
+        after = self._journal.next_offset  # until that is durable, a crash brings the queue back
         for subscription in list(self._consumers.get(queue.id, Consumers()).subscriptions):
-            self._journal.effects.append(Ended(0, subscription.connection, subscription.id, error))
+            self._journal.effects.append(Ended(after, subscription.connection, subscription.id, error))
             self._forget(subscription)
         self._cache.discard_queue(queue.id)
         self._dispatcher.loading.discard(queue.id)
@@ -89,7 +90,7 @@ class Deliveries:
         del self._subscriptions[subscription.id]
         self._pulling.pop(subscription.id, None)
         consumers = self._consumers[subscription.queue]
-        consumers.subscriptions.remove(subscription)
+        consumers.remove(subscription)
         if not consumers.subscriptions:
             del self._consumers[subscription.queue]
 
@@ -146,9 +147,11 @@ class Deliveries:
         if self._pulling:
             self._end_pulls()
 
-    def loaded(self, queue: int, batches: Iterable[StoredBatch]) -> None:
+    def loaded(self, queue: int, batches: Sequence[StoredBatch]) -> None:
         """What a Load asked for is here."""
-        for stored in batches:
+        # The first is what was missed. It is added last, so that a small cache lets go of the others before it: else
+        # the same load would be asked for again for ever.
+        for stored in reversed(batches):
             self._cache.add(stored)
         self._dispatcher.loading.discard(queue)
         self._changed[queue] = None
@@ -251,7 +254,8 @@ class Deliveries:
             self._journal.effects.append(Answer(after, connection, request, None))
         else:
             error = LeaseLost(
-                f"{asked - done} of {asked} messages were no longer yours: their leases had ended, or they were settled before"
+                f"{asked - done} of {asked} messages were no longer yours: "
+                f"their leases had ended, or they were settled before"
             )
             self._journal.effects.append(Refusal(after, connection, request, error))
 
@@ -373,8 +377,10 @@ class Deliveries:
         """Do what is due: leases that ended, retry delays that are over, pulls that waited long enough."""
         now_us = self._journal.now_us
         while self._leases and self._leases[0][0] <= now_us:
-            subscription = self._subscriptions.get(heappop(self._leases)[1])
-            if subscription is not None:
+            due_us, number = heappop(self._leases)
+            subscription = self._subscriptions.get(number)
+            # Another time: a lease that was cut short has its own entry, and this one is of no more use.
+            if subscription is not None and subscription.lease_check_us == due_us:
                 self._expire(subscription)
         due: dict[int, None] = {}
         while self._waiting and self._waiting[0][0] <= now_us:
@@ -384,13 +390,14 @@ class Deliveries:
         self.dispatch()
 
     def _expire(self, subscription: Subscription) -> None:
-        lost = subscription.expired(self._journal.now_us)
+        lost = subscription.expire(self._journal.now_us)
         subscription.lease_check_us = None
         if lost:
             queue = self._state.queues[subscription.queue]
-            pieces = [piece for start, end in lost for piece in subscription.close(start, end)]
-            self._fail(queue, subscription, pieces, ReleaseReason.LEASE_EXPIRED, error="the lease ended")
-            self._journal.effects.append(LeasesLost(0, subscription.connection, subscription.id, tuple(lost)))
+            self._fail(queue, subscription, lost, ReleaseReason.LEASE_EXPIRED, error="the lease ended")
+            runs = tuple((piece.start, piece.end) for piece in lost)
+            # Not before the deliveries themselves, which may still wait for a sync.
+            self._journal.effects.append(LeasesLost(subscription.after, subscription.connection, subscription.id, runs))
         self._watch_lease(subscription)
 
     def _make_ready(self, number: int) -> None:

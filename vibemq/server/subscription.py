@@ -1,8 +1,8 @@
 """What the broker keeps of a subscription in memory only: its credit, and what is on its way to the client.
 
-Every message that is sent gets the subscription's next delivery number. A Run remembers which messages a row of numbers
-means, `open` which numbers are not settled. A message that is sent again gets a new number; so an ack that comes too late
-finds its number closed and settles nothing.
+Every message that is sent gets the subscription's next delivery number. A Run remembers which messages a row of
+numbers means, `open` which numbers are not settled. A message that is sent again gets a new number; so an ack that
+comes too late finds its number closed and settles nothing.
 """
 
 from bisect import bisect_right
@@ -55,8 +55,8 @@ class Subscription:
     """One consumer."""
 
     __slots__ = (
-        "after",
         "_runs_bound",
+        "after",
         "connection",
         "credit_bytes",
         "credit_messages",
@@ -122,12 +122,19 @@ class Subscription:
         """Settle everything that is open."""
         return self.close(0, self.next_delivery)
 
-    def expired(self, now_us: int) -> list[tuple[int, int]]:
-        """The open deliveries whose lease has ended."""
-        found = []
+    def expire(self, now_us: int) -> list[Piece]:
+        """Settle what is open and whose lease has ended, and tell where it is."""
+        found: list[Piece] = []
+        kept: list[Run] = []
         for run in self.runs:
-            if run.lease_until_us <= now_us:
-                found += self.open.within(run.start, run.end)
+            if run.lease_until_us > now_us:
+                kept.append(run)
+                continue
+            for low, high in self.open.within(run.start, run.end):
+                found.append(Piece(low, high, run.stored, run.first + low - run.start))
+            self.open.remove(run.start, run.end)
+        # A run of which nothing was open goes too: `next_lease_us` would name its end for ever.
+        self.runs = kept
         return found
 
     def extend(self, start: int, end: int, lease_until_us: int) -> list[Piece]:
