@@ -1,11 +1,11 @@
 """The broker as a pure machine: a command and the time go in, records and effects come out.
 
-Each method is one thing that a client, or the clock, can ask for. It decides on the state in the journal, changes it by
-events, and leaves what must be written and sent in the journal. It does no I/O and reads no clock. A command that cannot be
-done raises a RequestError before it has changed anything.
+Each method is one thing that a client, or the clock, can ask for. It decides on the state in the journal, changes it
+by events, and leaves what must be written and sent in the journal. It does no I/O and reads no clock. A command that
+cannot be done raises a RequestError before it has changed anything.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache
 from vibemq.server.deliveries import Deliveries
+from vibemq.server.dispatch import alike
 from vibemq.server.effects import Answer, Confirmed, Peeked, StoredBatch
 from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
@@ -279,6 +280,10 @@ class Broker:
         """
         queue = self.require_queue(name)
         count = queue.length
+        ended = queue.groups[DEFAULT_GROUP].held
+        for owner in self._connections.values():
+            for number in ended.keys() & owner.subscriptions.keys():
+                del owner.subscriptions[number]
         self.journal.record(e.QueueDeleted(queue.id, count, queue.bytes, connection))
         self.deliveries.queue_deleted(queue)
         self.journal.effects.append(Answer(self.journal.next_offset, connection, request, {"count": count}))
@@ -295,10 +300,10 @@ class Broker:
         spans = []
         fresh = (max(start, lane.cursor), queue.next[DEFAULT_LANE])
         for low, high in [*lane.returned.within(start, lane.cursor), fresh]:
-            for part_start, part_end, failed in lane.attempts(low, min(high, low + left)):
-                sent_before = part_start < max(lane.cursor, lane.redelivered_below)
-                spans.append((DEFAULT_LANE, part_start, part_end, failed, sent_before))
-            left -= max(0, min(high - low, left))
+            end = min(high, low + left)
+            if low < end:
+                spans += [(DEFAULT_LANE, *part) for part in alike(lane, low, end)]
+                left -= end - low
         self.journal.effects.append(Peeked(self.journal.next_offset, connection, request, queue.id, spans))
 
     # --- consuming
@@ -342,6 +347,6 @@ class Broker:
         result = {"offset": self._state.next_offset, "digests": self._state.digests()}
         self.journal.effects.append(Answer(self.journal.next_offset, connection, request, result))
 
-    def loaded(self, queue: int, batches: Iterable[StoredBatch]) -> None:
+    def loaded(self, queue: int, batches: Sequence[StoredBatch]) -> None:
         """Take the messages that a Load asked for."""
         self.deliveries.loaded(queue, batches)

@@ -1,7 +1,7 @@
 """Who gets which messages next: ready messages meet consumers with credit.
 
-Consumers of a group take turns: one message each while there are few, equal runs in a row when there are many. A consumer
-without credit is passed over, so it holds up nobody.
+Consumers of a group take turns: one message each while there are few, equal runs in a row when there are many. A
+consumer without credit is passed over, so it holds up nobody.
 """
 
 from collections.abc import Iterator
@@ -32,6 +32,13 @@ class Consumers:
             self.turn %= len(everyone) or 1
             everyone = everyone[self.turn :] + everyone[: self.turn]
         return [one for one in everyone if one.has_credit]
+
+    def remove(self, subscription: Subscription) -> None:
+        """This one is gone; nobody loses a turn by that."""
+        at = self.subscriptions.index(subscription)
+        del self.subscriptions[at]
+        if at < self.turn:
+            self.turn -= 1
 
     def served(self, subscription: Subscription) -> None:
         """This one had its turn."""
@@ -98,7 +105,7 @@ class Dispatcher:
     ) -> tuple[int, int]:
         """Send messages start <= sequence < end of a batch as far as credit goes; how far that was, and the bytes."""
         size = 0
-        for low, high, failed, redelivered in _alike(lane, start, end):
+        for low, high, failed, redelivered in alike(lane, start, end):
             first, count = low - stored.sequence, high - low
             part = stored.bytes(first, count)
             if part > taker.credit_bytes:
@@ -127,7 +134,7 @@ def _ready(lane: Lane, next_sequence: int, count: int) -> Iterator[tuple[int, in
         yield lane.cursor, min(next_sequence, lane.cursor + count)
 
 
-def _alike(lane: Lane, start: int, end: int) -> Iterator[tuple[int, int, int, bool]]:
+def alike(lane: Lane, start: int, end: int) -> Iterator[tuple[int, int, int, bool]]:
     """Cut start <= sequence < end where the number of failed attempts or the redelivered flag changes."""
     known = max(lane.cursor, lane.redelivered_below)
     if not lane.failed and (start >= known or end <= known):
