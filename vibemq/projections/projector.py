@@ -61,15 +61,24 @@ class Projector:
         if apply is not None:
             apply(offset, time_us, event)
 
-    # --- parts ---------------------------------------------------------------------------------------------------------
+    # --- parts
 
     def parts(self) -> Iterator[Part]:
-        """All parts, in a stable order."""
+        """All parts, in a stable order.
+
+        Events may be applied while somebody walks through them: a queue that is gone by its turn is passed over. The
+        audit, which every event changes, is the last: whoever saves the parts on the way saves with it how far the
+        others may have got, and those that went.
+        """
         yield self.topology
         yield self.producers
+        for number in sorted(self.queues):
+            if (queue := self.queues.get(number)) is not None:
+                yield queue
+        for number in sorted(self.dead):
+            if (dead := self.dead.get(number)) is not None:
+                yield dead
         yield self.audit
-        yield from (self.queues[number] for number in sorted(self.queues))
-        yield from (self.dead[number] for number in sorted(self.dead))
 
     def digests(self) -> dict[str, str]:
         """The digest of every part by its key, and under `all` the digest of these."""
@@ -135,7 +144,7 @@ class Projector:
         part.as_of = offset + 1
         return True
 
-    # --- which event goes where ----------------------------------------------------------------------------------------
+    # --- which event goes where
 
     def _everyone_left(self, offset: int, *, clean: bool) -> None:
         if self._fresh(self.topology, offset):
