@@ -68,14 +68,19 @@ class Storage:
             progress=progress,
         )
         try:
-            return cls._recover(disk, log)
+            return cls.recover(disk, log, LmdbIndex.open)
         except BaseException:
             log.close()
             raise
 
     @classmethod
-    def _recover(cls, disk: AnyDisk, log: Log) -> "Storage":
-        index = LmdbIndex.open(disk, log)
+    def recover(cls, disk: AnyDisk, log: Log, open_index: Callable[[AnyDisk, Log], Index]) -> "Storage":
+        """Replay an opened log over what its index has saved.
+
+        Raises:
+            StorageError: the log is damaged, or the index cannot be used at all.
+        """
+        index = open_index(disk, log)
         state, rebuilt = Projector(), index.rebuilt
         checkpoint = index.load_checkpoint()
         if checkpoint is not None:
@@ -84,7 +89,7 @@ class Storage:
             except (FormatUnsupported, msgspec.MsgspecError, ValueError, TypeError, KeyError) as problem:
                 index.close()
                 disk.remove_folder(INDEX_FOLDER)
-                index, state, checkpoint = LmdbIndex.open(disk, log), Projector(), None
+                index, state, checkpoint = open_index(disk, log), Projector(), None
                 rebuilt = f"its checkpoint could not be used: {problem}"
         start = state.next_offset
 
@@ -119,35 +124,45 @@ class Storage:
             CorruptLog: the log is damaged there.
         """
         place = self.index.lookup_sequence(load.queue, load.lane, load.sequence)
-        if place is None:
+        written = self.log.written  # what comes after is in the index already, and not yet in the file
+        if place is None or place.offset >= written:
             raise BeyondLog(f"no record is known that holds message {load.sequence} of queue {load.queue}")
         found: list[StoredBatch] = []
-        for records in self._ranges(place):
+        size = 0
+        for records in self._ranges(place, written):
             for record in records:
-                found += (one for one in self._batches(record, load) if one.end > load.sequence)
+                for stored in self._batches(record, load):
+                    found.append(stored)
+                    size += len(stored.batch.data)
+                    # A small record of dead letters may stand for more messages than there is memory.
+                    if size >= READ_BYTES:
+                        return found
             if found:
                 return found
         raise BeyondLog(f"message {load.sequence} of queue {load.queue} is not written yet")
 
-    def _ranges(self, place: Place) -> Iterator[list[Record]]:
+    def _ranges(self, place: Place, written: int) -> Iterator[list[Record]]:
         base, at = place.base, place.at
         while True:
             records = self.log.read_range(base, at, READ_BYTES)
             if records:
                 yield records
+                if records[-1].offset + 1 >= written:
+                    return
                 at = records[-1].end
                 continue
-            following = [facts.base for facts in self.log.segments() if facts.base > base]
+            following = [facts.base for facts in self.log.segments() if base < facts.base < written]
             if not following:
                 return
             base, at = following[0], SEGMENT_HEADER_BYTES
 
     def _batches(self, record: Record, load: Load) -> Iterator[StoredBatch]:
-        """The batches that this record made ready in the queue and lane."""
+        """The batches that this record made ready in the queue and lane, without those before the wanted sequence."""
         if record.tag == e.Tag.PUBLISHED:
             event = record.event
             assert isinstance(event, e.Published)
-            if event.queue == load.queue and event.lane == load.lane:
+            end = event.sequence + event.count
+            if event.queue == load.queue and event.lane == load.lane and end > load.sequence:
                 batch = Batch(bytes(record.payload))
                 offset = record.offset
                 yield StoredBatch(load.queue, load.lane, event.sequence, offset, 0, offset, record.time_us, batch)
@@ -155,16 +170,18 @@ class Storage:
             event = record.event
             assert isinstance(event, e.DeadLettered)
             if event.dead_queue == load.queue:
-                yield from self._dead(record.offset, event)
+                yield from self._dead(record.offset, event, load.sequence)
 
-    def _dead(self, made_ready: int, event: e.DeadLettered) -> Iterator[StoredBatch]:
-        sequence = event.dead_sequence
+    def _dead(self, made_ready: int, event: e.DeadLettered, wanted: int) -> Iterator[StoredBatch]:
+        sequence, origin = event.dead_sequence, None
         for offset, index, count in event.refs:
-            origin = self.log.read(offset)
-            batch = Batch(b"".join(Batch(origin.payload).cut(index, count)))
-            yield StoredBatch(
-                event.dead_queue, e.DEFAULT_LANE, sequence, offset, index, made_ready, origin.time_us, batch
-            )
+            if sequence + count > wanted:
+                if origin is None or origin.offset != offset:
+                    origin = self.log.read(offset)
+                batch = Batch(b"".join(Batch(origin.payload).cut(index, count)))
+                yield StoredBatch(
+                    event.dead_queue, e.DEFAULT_LANE, sequence, offset, index, made_ready, origin.time_us, batch
+                )
             sequence += count
 
 
