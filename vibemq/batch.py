@@ -86,6 +86,11 @@ class Batch:
 
     __slots__ = ("_cut_at", "_cut_index", "count", "data", "flags", "lengths", "priority", "record_bytes", "records_at")
 
+    count: int
+    flags: int
+    priority: int
+    record_bytes: int
+
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         """Check `data` and keep a view of it.
 

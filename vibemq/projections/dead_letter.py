@@ -1,7 +1,7 @@
 """Why each message of a dead-letter queue is there.
 
-The messages themselves are those of an ordinary queue; this projection keeps, for runs of them, where they came from and
-the record that says why, and lets go of a run when its last message is settled.
+The messages themselves are those of an ordinary queue; this projection keeps, for runs of them, where they came from
+and the record that says why, and lets go of a run when its last message is settled.
 """
 
 from bisect import bisect_right

@@ -1,8 +1,9 @@
 """Sets of integers kept as sorted, disjoint, half-open intervals.
 
-The state of a queue is made of these: what is ready, what a consumer holds, what has failed once. Ten million messages in
-a row are one interval, so the cost of an operation depends on how many intervals there are and not on how many messages.
-The bounds stand in two arrays of machine integers: bisection finds, slice assignment changes, a snapshot is a copy of memory.
+The state of a queue is made of these: what is ready, what a consumer holds, what has failed once. Ten million
+messages in a row are one interval, so the cost of an operation depends on how many intervals there are and not on how
+many messages. The bounds stand in two arrays of machine integers: bisection finds, slice assignment changes, a
+snapshot is a copy of memory.
 """
 
 import sys

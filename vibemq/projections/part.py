@@ -1,8 +1,9 @@
 """What all projections have in common.
 
-The state is a set of parts, each a fold over the events that concern it. A part's `apply` reads the event and the part, and
-nothing else: so parts can be saved at different offsets, one after the other between two turns of the loop, and a replay
-from the oldest of these offsets brings all of them to the same state. `as_of` says which events a part already holds.
+The state is a set of parts, each a fold over the events that concern it. A part's `apply` reads the event and the
+part, and nothing else: so parts can be saved at different offsets, one after the other between two turns of the loop,
+and a replay from the oldest of these offsets brings all of them to the same state. `as_of` says which events a part
+already holds.
 """
 
 import hashlib

@@ -105,8 +105,13 @@ class Group:
         """Plain values in canonical order."""
         return [
             [
-                [n, lane.cursor, lane.redelivered_below, lane.returned.snapshot()]
-                + [[[count, marked.snapshot()] for count, marked in sorted(lane.failed.items())]]
+                [
+                    n,
+                    lane.cursor,
+                    lane.redelivered_below,
+                    lane.returned.snapshot(),
+                    [[count, marked.snapshot()] for count, marked in sorted(lane.failed.items())],
+                ]
                 for n, lane in sorted(self.lanes.items())
             ],
             [

@@ -1,8 +1,8 @@
 """Broker time: the one place where the broker reads a clock.
 
-Microseconds since 1970. It is anchored to the wall at the start and then follows the monotonic clock, so a wall clock that is
-set while the broker runs moves nothing; and it is never below the last event of the log. A step forward across a downtime
-is believed: there is no way to know better.
+Microseconds since 1970. It is anchored to the wall at the start and then follows the monotonic clock, so a wall clock
+that is set while the broker runs moves nothing; and it is never below the last event of the log. A step forward
+across a downtime is believed: there is no way to know better.
 """
 
 import time

@@ -1,8 +1,8 @@
 """One client's connection: bytes become commands for the broker, effects become bytes.
 
-The protocol itself is the sans-I/O session; here are only the calls that each message stands for, and what the transport
-needs: one read buffer shared by all connections, output collected over a turn of the loop, a stop of reading while the
-client does not read what it is sent.
+The protocol itself is the sans-I/O session; here are only the calls that each message stands for, and what the
+transport needs: one read buffer shared by all connections, output collected over a turn of the loop, a stop of
+reading while the client does not read what it is sent.
 """
 
 import asyncio
@@ -33,8 +33,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         "connected_us",
         "goodbye_reason",
         "heartbeat_us",
-        "last_heard_us",
         "host",
+        "last_heard_us",
         "number",
         "out",
         "unanswered_batches",
@@ -72,7 +72,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.address = f"{self.host}:{peer[1]}" if peer else "unknown"
         self._on_opened(self)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
+    def get_buffer(self, _sizehint: int) -> memoryview:
         """Give the shared buffer: it is read to its end before the loop reads for anybody else."""
         return self._buffer
 
@@ -97,7 +97,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Close when the client does."""
         return False
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         """Give back what the client held."""
         self._transport = None
         if self.number:

@@ -1,7 +1,7 @@
 """What the broker wants done in the world, as values.
 
-`after` is an offset: the effect must not leave the process before every record below it is durable; 0 waits for nothing.
-`request` is the client's own number for what it asked.
+`after` is an offset: the effect must not leave the process before every record below it is durable; 0 waits for
+nothing. `request` is the client's own number for what it asked.
 """
 
 from collections.abc import Sequence
@@ -39,8 +39,7 @@ class StoredBatch:
     def bytes(self, first: int, count: int) -> int:
         """The bytes of the records of `count` messages from position `first` on."""
         batch = self.batch
-        size: int = batch.record_bytes if count == batch.count else sum(batch.lengths[first : first + count])
-        return size
+        return batch.record_bytes if count == batch.count else int(sum(batch.lengths[first : first + count]))
 
 
 class Confirmed(NamedTuple):

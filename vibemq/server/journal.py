@@ -1,7 +1,7 @@
 """Where decisions become events: the state, the events it was just changed by, and the effects that wait for them.
 
-Deciding applies an event at once, so that the next decision sees it; the runtime then takes the records to the log, in this
-order and at these offsets, before anything else is decided.
+Deciding applies an event at once, so that the next decision sees it; the runtime then takes the records to the log,
+in this order and at these offsets, before anything else is decided.
 """
 
 from collections.abc import Sequence

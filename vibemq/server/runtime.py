@@ -1,9 +1,9 @@
 """The running broker: decisions become durable, effects become bytes.
 
 One turn of the event loop: the connections that had something to say change the state through the broker; what that
-recorded is appended to the log's buffer at once. At the end of the turn ready messages are handed out, the buffer goes to the
-writer thread as one group, and effects leave as soon as all they depend on is durable. While a group is in flight the next
-one forms.
+recorded is appended to the log's buffer at once. At the end of the turn ready messages are handed out, the buffer
+goes to the writer thread as one group, and effects leave as soon as all they depend on is durable. While a group is
+in flight the next one forms.
 """
 
 import asyncio

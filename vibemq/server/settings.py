@@ -20,7 +20,7 @@ class Settings:
     data: Path = Path("vibemq-data")
     host: str = "127.0.0.1"
     port: int = DEFAULT_PORT
-    fsync: SyncPolicy = SyncPolicy()
+    fsync: SyncPolicy = field(default_factory=SyncPolicy)
     auto_create: bool = True
     segment_bytes: int = 128 * MIB
     reserve_bytes: int = 64 * MIB
