@@ -53,7 +53,7 @@ BROKER: Final = (
 BELOW_SERVER: Final = "errors batch events log.* projections.* protocol.*"
 FACADES: Final = (
     "vibemq errors batch events client log log.writer projections"
-    " server server.logging_format server.runtime server.serve server.settings"
+    " history.* server server.logging_format server.runtime server.serve server.settings"
 )
 
 
@@ -88,6 +88,7 @@ TABLE: Final = (
     Row("log.*",         "errors batch events log.*",                       THREADS, "msgspec xxhash"),
 
     Row("projections.*", "errors batch events projections.*",               VALUES,  "msgspec xxhash sortedcontainers"),
+    Row("history.*",     "errors batch events log.* projections.* history.*", VALUES | {"pathlib"}, "msgspec"),
     Row("protocol.*",    "errors batch protocol.*",                         VALUES,  "msgspec"),
 
     *(Row(part,          f"errors batch events projections.* {BROKER}", VALUES, "msgspec") for part in BROKER.split()),
@@ -97,7 +98,7 @@ TABLE: Final = (
     Row("vibemq",        "errors batch client",                             ALL),
 
     Row("__main__",      "cli cli.main",                                    ALL),
-    Row("cli.*",         f"{FACADES} cli.*",                                ALL,     "click msgspec rich"),
+    Row("cli.*",         f"{FACADES} cli.*",                                ALL,     "click msgspec rich uvloop"),
     Row("tools.*",       f"{FACADES} tools.*",                              ALL,     "click msgspec rich"),
 )
 # fmt: on
@@ -264,6 +265,7 @@ ALLOWED: Final = [
     ("log.writer", "import threading\nfrom vibemq.log.frame import HEADER_BYTES\nfrom vibemq.log import disk"),
     ("log.index", "import lmdb\nimport subprocess"),
     ("projections.queue", "from collections.abc import Iterator\nfrom vibemq import events, errors"),
+    ("history.replay", "from vibemq.log.log import Log\nfrom vibemq.projections.projector import Projector"),
     ("protocol.json_lines", "from datetime import UTC, datetime\nx = datetime.fromtimestamp(0, UTC)"),
     ("server.broker", "from vibemq.projections.queue import Queue"),
     ("server.dispatch", "from vibemq.server import broker"),
@@ -320,6 +322,8 @@ REFUSED: Final = [
     ("client.aio", "from vibemq.server.settings import Settings"),
     ("client.aio", "import click"),
     ("cli.verify", "from vibemq.log.frame import Record"),
+    ("history.audit", "from vibemq.server.broker import Broker"),
+    ("history.audit", "import time"),
     ("cli.replay", "import tools.replay"),
     ("tools.replay.digest", "from vibemq.server.broker import decide"),
     ("server.runtime", "import requests"),

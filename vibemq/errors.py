@@ -33,6 +33,7 @@
         WriteFailed                a write or a sync failed; the process must end
         OutOfSpace                 no room even for the reserve
         BeyondLog                  an offset the log does not (or no longer) hold
+        EventNotApplied            an event that does not fit the state before it
       ConfigError                a setting or configuration file that makes no sense
 
 Errors with a `code` travel over the wire: the broker sends the code and the text, the client raises the same class.
@@ -228,6 +229,18 @@ class OutOfSpace(StorageError):
 
 class BeyondLog(StorageError):
     """An offset that the log does not hold yet, or no longer."""
+
+
+class EventNotApplied(StorageError):
+    """An event that does not fit the state which the events before it add up to."""
+
+    def __init__(self, offset: int, kind: str, problem: str) -> None:
+        """Record `offset` is an event of this `kind`."""
+        self.offset, self.kind, self.problem = offset, kind, problem
+        super().__init__(
+            f"record {offset} ({kind}) does not fit the state before it: {problem}. Either these two are of different "
+            f"builds of VibeMQ, or this is a bug: `python -m tools.replay` helps to find where it begins."
+        )
 
 
 class ConfigError(VibeMQError):

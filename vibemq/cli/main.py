@@ -19,7 +19,11 @@ COMMANDS: Final = {
     "serve": "Run a broker.",
     "publish": "Publish messages to a queue.",
     "consume": "Take messages from a queue and print them.",
+    "bench": "Put load on a running broker and measure it.",
     "queue": "List, declare, show, purge and delete queues.",
+    "replay": "Rebuild the state from the log, and compare it with the checkpoint.",
+    "verify": "Check every record, link and seal of the log.",
+    "audit": "Show who did what: the events of the log.",
 }
 """Every subcommand with its line in `vibemq --help`."""
 
