@@ -126,7 +126,7 @@ def json_messages(queue: str | None, deliver: m.Deliver) -> Iterator[m.JsonMessa
     published_at = rfc3339(deliver.time_us)
     for at, (body, packed) in enumerate(zip(batch.bodies(), batch.packed_headers(), strict=True)):
         text, encoded = _text_or_base64(body)
-        headers, headers_base64 = _headers_or_base64(packed)
+        headers, headers_base64 = headers_or_base64(packed)
         yield m.JsonMessage(
             id=f"{deliver.offset}-{deliver.index + at}",
             queue=queue,
@@ -148,7 +148,11 @@ def _text_or_base64(body: bytes) -> tuple[str | None, str | None]:
         return None, base64.b64encode(body).decode()
 
 
-def _headers_or_base64(packed: bytes | memoryview) -> tuple[batches.Headers, str | None]:
+def headers_or_base64(packed: bytes | memoryview) -> tuple[batches.Headers, str | None]:
+    """A message's headers, or where its producer sent bytes that are none, no headers and those bytes as base64.
+
+    For whoever shows messages of unknown producers, and must not fail with one of them.
+    """
     try:
         return batches.unpack_headers(packed), None
     except InvalidRequest:
