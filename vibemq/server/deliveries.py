@@ -8,7 +8,7 @@ from vibemq.errors import InvalidRequest, LeaseLost, UnknownQueue, UnknownSubscr
 from vibemq.events import DEFAULT_GROUP, DeadReason, QueueSettings, ReleaseReason, Span
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache
-from vibemq.server.dispatch import Consumers, Dispatcher, append_span
+from vibemq.server.dispatch import TURN_BYTES_MAX, Consumers, Dispatcher, append_span
 from vibemq.server.effects import Answer, Drained, Ended, LeasesLost, Refusal, Runs, StoredBatch
 from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
@@ -128,6 +128,16 @@ class Deliveries:
             self._pulling[number] = subscription
         self._changed[subscription.queue] = None
 
+    @property
+    def has_more(self) -> bool:
+        """Whether the next turn has something to hand out."""
+        return bool(self._changed)
+
+    def block(self, subscription: Subscription, *, blocked: bool) -> None:
+        """The client of a subscription stopped reading what it is sent, or reads again."""
+        subscription.blocked = blocked
+        self._changed[subscription.queue] = None
+
     def changed(self, queue: int) -> None:
         """A queue may have something to hand out."""
         self._changed[queue] = None
@@ -140,10 +150,14 @@ class Deliveries:
                 queue, consumers = self._state.queues.get(number), self._consumers.get(number)
                 if queue is None or consumers is None or not queue.ready:
                     continue
+                lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000
+                self._dispatcher.sent.clear()
                 for subscription in self._dispatcher.dispatch(queue, consumers):
-                    self._watch_lease(subscription)
+                    self._watch_lease(subscription, lease_until_us)
                     if subscription.id in self._pulling:
                         self._drain(subscription)
+                if any(size >= TURN_BYTES_MAX for size in self._dispatcher.sent.values()):
+                    self._changed[number] = None
         if self._pulling:
             self._end_pulls()
 
@@ -172,10 +186,11 @@ class Deliveries:
         subscription.credit_messages = subscription.credit_bytes = 0
         self._journal.effects.append(Drained(subscription.after, subscription.connection, subscription.id))
 
-    def _watch_lease(self, subscription: Subscription) -> None:
-        if subscription.lease_check_us is None and (due := subscription.next_lease_us()) is not None:
-            subscription.lease_check_us = due
-            heappush(self._leases, (due, subscription.id))
+    def _watch_lease(self, subscription: Subscription, due_us: int) -> None:
+        """Look at the subscription's leases at that time, unless that is done earlier anyway."""
+        if subscription.lease_check_us is None or due_us < subscription.lease_check_us:
+            subscription.lease_check_us = due_us
+            heappush(self._leases, (due_us, subscription.id))
 
     # --- ends of deliveries
 
@@ -240,9 +255,7 @@ class Deliveries:
             for piece in pieces:
                 append_span(spans, piece.span)
             self._journal.record(e.LeaseExtended(queue.id, subscription.group, number, tuple(spans), until))
-        if subscription.lease_check_us is not None and until < subscription.lease_check_us:
-            subscription.lease_check_us = until
-            heappush(self._leases, (until, number))
+            self._watch_lease(subscription, until)
         asked = sum(end - start for start, end in deliveries)
         self._answer(connection, request, asked, sum(piece.end - piece.start for piece in pieces))
 
@@ -398,7 +411,8 @@ class Deliveries:
             runs = tuple((piece.start, piece.end) for piece in lost)
             # Not before the deliveries themselves, which may still wait for a sync.
             self._journal.effects.append(LeasesLost(subscription.after, subscription.connection, subscription.id, runs))
-        self._watch_lease(subscription)
+        if (due_us := subscription.next_lease_us()) is not None:
+            self._watch_lease(subscription, due_us)
 
     def _make_ready(self, number: int) -> None:
         queue = self._state.queues.get(number)
