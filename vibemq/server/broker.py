@@ -85,6 +85,13 @@ class Broker:
                 self.deliveries.unsubscribe(subscription, lost=bool(reason))
         self.journal.record(e.ClientDisconnected(connection, reason))
 
+    def block(self, connection: int, *, blocked: bool) -> None:
+        """A client stopped reading, or reads again: it is sent no messages meanwhile."""
+        for number in self._connections[connection].subscriptions:
+            subscription = self.deliveries.find(connection, number)
+            if subscription is not None:
+                self.deliveries.block(subscription, blocked=blocked)
+
     def refused(self, address: str, reason: str, count: int) -> None:
         """Connections were refused before they said hello."""
         self.journal.record(e.ClientRefused(address, reason, count))

@@ -18,6 +18,9 @@ from vibemq.server.commands import COMMANDS
 if TYPE_CHECKING:
     from vibemq.server.runtime import Runtime
 
+WRITE_BUFFER_BYTES = 1 << 20
+"""Above this a client counts as one that does not read, until it has read three quarters of it."""
+
 
 class ClientConnection(asyncio.BufferedProtocol):
     """The shell around a ServerSession."""
@@ -67,6 +70,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport, and who it is."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by inheritance
+        self._transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
         peer = transport.get_extra_info("peername")
         self.host = str(peer[0]) if peer else "unknown"
         self.address = f"{self.host}:{peer[1]}" if peer else "unknown"
@@ -105,13 +109,16 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._on_closed(self)
 
     def pause_writing(self) -> None:
-        """Stop reading from a client that does not read: it would only make more to send."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        """Send a client that does not read nothing more, and hear nothing more: it would only make more to send."""
+        self.pause_reading()
+        if self.number in self._runtime.connections:
+            self._runtime.blocked(self, blocked=True)
 
     def resume_writing(self) -> None:
         """Go on."""
         self.resume_reading()
+        if self.number in self._runtime.connections:
+            self._runtime.blocked(self, blocked=False)
 
     def pause_reading(self) -> None:
         """Stop reading for a while; the log is behind."""

@@ -14,6 +14,9 @@ from vibemq.server.effects import Delivery, Load, StoredBatch
 from vibemq.server.journal import Journal
 from vibemq.server.subscription import Subscription
 
+TURN_BYTES_MAX = 2 << 20
+"""After so many bytes a subscription gets its next ones in another turn of the loop."""
+
 
 class Consumers:
     """The subscriptions of one group, and whose turn it is."""
@@ -54,12 +57,14 @@ class Dispatcher:
         self._cache = cache
         self.loading: set[int] = set()
         """Queues that wait for a Load."""
+        self.sent: dict[int, int] = {}
+        """Subscription -> bytes that it was sent in this turn."""
 
     def dispatch(self, queue: Queue, consumers: Consumers) -> list[Subscription]:
         """Hand out what is ready as far as credit goes, and return who got something."""
         served: list[Subscription] = []
         group = queue.groups[DEFAULT_GROUP]
-        takers = consumers.with_credit()
+        takers = self._ready_to_take(consumers.with_credit())
         while takers and queue.id not in self.loading:
             ready = queue.ready
             if not ready:
@@ -71,8 +76,13 @@ class Dispatcher:
                     consumers.served(taker)
                 if queue.id in self.loading or not queue.ready:
                     return served
-            takers = [taker for taker in takers if taker.has_credit]
+            takers = self._ready_to_take(takers)
         return served
+
+    def _ready_to_take(self, takers: list[Subscription]) -> list[Subscription]:
+        """Those with credit that were not sent enough for one turn: a client that stops reading shows between turns."""
+        sent = self.sent
+        return [one for one in takers if one.has_credit and sent.get(one.id, 0) < TURN_BYTES_MAX]
 
     def _give(self, queue: Queue, group: Group, taker: Subscription, count: int) -> bool:
         lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000
@@ -81,7 +91,7 @@ class Dispatcher:
         for number, lane in group.lanes.items():
             for start, end in _ready(lane, queue.next[number], count):
                 at = start
-                while at < end and taker.has_credit:
+                while at < end and taker.has_credit and size < TURN_BYTES_MAX:
                     stored = self._cache.find(queue.id, number, at)
                     if stored is None:
                         self.loading.add(queue.id)
@@ -97,6 +107,7 @@ class Dispatcher:
                     break
         if not spans:
             return False
+        self.sent[taker.id] = self.sent.get(taker.id, 0) + size
         self._journal.record(Delivered(queue.id, DEFAULT_GROUP, taker.id, tuple(spans), size, lease_until_us))
         return True
 

@@ -188,6 +188,8 @@ class Runtime:
         self._write(lone=heard == 1)
         self._route()
         self._set_timer()
+        if self._deliveries.has_more:
+            self.schedule()
 
     def _write(self, *, lone: bool) -> None:
         """Send the buffer on its way, at once if somebody waits for it.
@@ -291,6 +293,12 @@ class Runtime:
         self.append()
         self.logger.info("client disconnected", extra={"connection": connection.number, "reason": reason or "goodbye"})
         self.schedule()
+
+    def blocked(self, connection: ClientConnection, *, blocked: bool) -> None:
+        """A client does not read what it is sent, or reads again."""
+        if not self.failed:
+            self.broker.block(connection.number, blocked=blocked)
+            self.schedule()
 
     def refused(self, address: str, reason: str) -> None:
         """Somebody was turned away; the log hears of it once a second, by address."""

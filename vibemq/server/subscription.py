@@ -57,6 +57,7 @@ class Subscription:
     __slots__ = (
         "_runs_bound",
         "after",
+        "blocked",
         "connection",
         "credit_bytes",
         "credit_messages",
@@ -78,6 +79,8 @@ class Subscription:
         self.credit_bytes = 0
         self.next_delivery = 1
         self.handed = 0
+        self.blocked = False
+        """Its client does not read what it was sent."""
         self.drain_until_us: int | None = None
         self.lease_check_us: int | None = None
         self.open = IntervalSet()
@@ -87,7 +90,7 @@ class Subscription:
     @property
     def has_credit(self) -> bool:
         """Whether it may be sent something."""
-        return self.credit_messages > 0 and self.credit_bytes > 0
+        return self.credit_messages > 0 and self.credit_bytes > 0 and not self.blocked
 
     def sent(self, stored: StoredBatch, first: int, count: int, lease_until_us: int) -> int:
         """Messages are on their way: give them numbers, and return the first."""
