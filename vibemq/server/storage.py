@@ -82,6 +82,7 @@ class Storage:
         """
         index = open_index(disk, log)
         state, rebuilt = Projector(), index.rebuilt
+        known_synced = index.mark.offset  # evidence that outlives the index it came from
         checkpoint = index.load_checkpoint()
         if checkpoint is not None:
             try:
@@ -99,7 +100,7 @@ class Storage:
             index.note(record.offset, record.time_us, record.base, record.at, event)
 
         recovery = log.recover(
-            start, index.lookup_offset(start), index.mark.offset, replay, index.sealed if checkpoint else None
+            start, index.lookup_offset(start), known_synced, replay, index.sealed if checkpoint else None
         )
         log.use_index(index.lookup_offset)
         return cls(disk, log, index, state, Opened(recovery, start, rebuilt))
