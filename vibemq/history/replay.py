@@ -109,12 +109,12 @@ class _Restored:
 
     def verdict(self, offset: int, digests: Digests) -> Verdict:
         if offset < self.settled:
-            text = f"the checkpoint holds the state at {self.settled}, which is after {offset}: not compared"
+            text = f"it holds the state at {self.settled}, which is after {offset}: not compared"
             return Verdict(Agreement.LATER, text, self.start)
         if self._problem:
-            return Verdict(Agreement.DIFFERENT, f"the checkpoint cannot be continued: {self._problem}", self.start)
+            return Verdict(Agreement.DIFFERENT, f"it cannot be continued: {self._problem}", self.start)
         found = differences(digests, self._state.digests())
-        whence = f"the checkpoint of offset {self.start}, continued with {offset - self.start} records"
+        whence = f"the one of offset {self.start}, continued with {offset - self.start} records"
         if found:
             return Verdict(Agreement.DIFFERENT, f"{whence}, gives other digests", self.start, found)
         return Verdict(Agreement.SAME, f"{whence}, gives the same digests", self.start)
@@ -127,16 +127,16 @@ def _restored(history: History) -> _Restored | Verdict:
     except StorageError as problem:
         return Verdict(Agreement.UNUSABLE, f"{problem}; nothing is lost with it, the next start builds it anew")
     if saved is None:
-        return Verdict(Agreement.NO_CHECKPOINT, "there is no index, and so no checkpoint to compare with")
+        return Verdict(Agreement.NO_CHECKPOINT, "the index holds nothing yet, so there is none to compare with")
     if not history.holds(saved):
         return Verdict(Agreement.UNUSABLE, "the index is of another history of this log; the next start builds it anew")
     if saved.checkpoint is None:
-        return Verdict(Agreement.NO_CHECKPOINT, "the index holds no checkpoint to compare with")
+        return Verdict(Agreement.NO_CHECKPOINT, "the index holds none to compare with")
     try:
         parts = [(key, as_of, blob) for key, (as_of, blob) in saved.checkpoint.parts.items()]
         return _Restored(saved.checkpoint, Projector.restore(parts, saved.checkpoint.start))
     except (FormatUnsupported, msgspec.MsgspecError, *_CONTRADICTIONS) as problem:
-        text = f"the checkpoint cannot be used, the next start does without it: {problem}"
+        text = f"it cannot be used, the next start does without it: {problem}"
         return Verdict(Agreement.UNUSABLE, text, saved.checkpoint.start)
 
 

@@ -45,12 +45,10 @@ def verify_folder(data: Path, progress: Progress | None = None) -> Verified:
         if problem is None:
             raise UsageError(f"there is no log in {disk.path}")
         return Verified(Report(problems=[problem]), "not looked at")
-    saved, about_index = _saved(disk, log_id)  # before the log, which is then at least as long as the index says
-    report = verify(disk, log_id, progress)
+    known_synced, about_index = _known_synced(disk, log_id)  # first: the log is then at least as long as that
+    report = verify(disk, log_id, progress, known_synced)
     if problem is not None:
         report.problems.insert(0, problem)
-    if saved is not None and problem is None:
-        _check_mark(data, saved, report)
     return Verified(report, about_index)
 
 
@@ -82,22 +80,24 @@ def _id_in(disk: AnyDisk, base: int) -> int | None:
     return log_id
 
 
-def _saved(disk: AnyDisk, log_id: int) -> tuple[Saved | None, str]:
+def _known_synced(disk: AnyDisk, log_id: int) -> tuple[int, str]:
+    """The offset before which all was synced, says the index, and what can be said about the index."""
     try:
         saved = read_saved(disk, log_id)
     except StorageError as problem:
-        return None, f"{problem}; the next start builds it anew"
+        return 0, f"{problem}; nothing is lost with it, the next start builds it anew"
     if saved is None:
-        return None, "there is none; the next start builds it"
-    return saved, f"it knows the log up to offset {saved.mark.offset}"
+        return 0, "nothing is saved in it yet"
+    offset = saved.mark.offset
+    text = f"it knows that everything before record {offset} was synced"
+    if offset and not _of_this_history(disk, saved):
+        return 0, "it is of another history of this log; the next start builds it anew"
+    return offset, text
 
 
-def _check_mark(data: Path, saved: Saved, report: Report) -> None:
-    """What the index knew was synced: if its last record is gone, the end of the log is, whatever else was found."""
-    mark = saved.mark
-    if mark.offset == 0 or any(found.file == segment_name(mark.base) for found in report.problems):
-        return
+def _of_this_history(disk: AnyDisk, saved: Saved) -> bool:
+    """Whether the last record that the index knew stands in the log, or is gone; False: another one stands there."""
     try:
-        Log.open(Disk(data), new_log_id=lambda: 0, read_only=True).holds(mark)
-    except CorruptLog as damage:
-        report.problems.append(Problem(damage.file, damage.position, damage.offset, damage.problem))
+        return Log.open(disk, new_log_id=lambda: 0, read_only=True).holds(saved.mark)
+    except CorruptLog:
+        return True

@@ -2,7 +2,10 @@
 
 Checked are every segment header, every record (header, body, offset, link), that each segment follows the one before,
 and the seal of every segment that a SegmentSealed event tells of. Behind a damaged place the walk goes on at the next
-valid header. A torn tail is no problem: it is what the next start will cut.
+valid header. A torn tail is no problem: it is what the next start will cut. Recovery's rule tells it from damage.
+
+A broker may be writing meanwhile. So the bytes at which a walk ended are looked at once more, after what lies behind
+them, before anything is said about them.
 """
 
 from collections.abc import Callable
@@ -52,12 +55,13 @@ class Report:
 class _Verification:
     """One pass over a log."""
 
-    def __init__(self, disk: AnyDisk, log_id: int) -> None:
-        self._disk, self._log_id = disk, log_id
+    def __init__(self, disk: AnyDisk, log_id: int, known_synced: int) -> None:
+        self._disk, self._log_id, self._known_synced = disk, log_id, known_synced
         self.report = Report()
         self._bodies: dict[int, tuple[int, bytes]] = {}
         self._seals: list[SegmentSealed] = []
         self._offset, self._link = 0, 0  # what the next segment must begin with
+        self._end = 0
 
     def problem(self, base: int, position: int, offset: int, text: str) -> None:
         """Note a finding."""
@@ -65,21 +69,38 @@ class _Verification:
 
     def segment(self, base: int, previous: int | None, *, last: bool) -> None:
         """Check one segment and what it follows."""
-        report = self.report
-        report.segments += 1
-        header = self._header(base)
-        if header is not None and previous is not None:
-            if header.previous != previous:
-                self.problem(header.previous, 0, header.previous, f"it is missing, and {segment_name(base)} follows it")
-            elif self._offset != base:
-                self.problem(base, 0, self._offset, f"it begins with record {base}, not {self._offset}")
-            elif header.link != self._link:
-                self.problem(base, 0, base, "it does not follow the last record of the segment before")
+        self.report.segments += 1
         file = self._disk.open_read(segment_name(base))
         try:
+            if last and self._never_whole(file, base):
+                return
+            header = self._header(base)
+            self._check_joint(header, base, previous)
             self._records(file, base, None if header is None else header.link, last=last)
         finally:
             file.close()
+
+    def _never_whole(self, file: AnyFile, base: int) -> bool:
+        """Whether this last segment was only begun: the next start removes it. All before it was synced then."""
+        try:
+            read_header(self._disk, base, self._log_id)
+        except Damage:
+            tail = survey_tail(file, self._log_id, base, SEGMENT_HEADER_BYTES)
+            if tail.bytes == 0 and self._known_synced <= base:
+                self._known_synced = max(self._known_synced, base)
+                return True
+        return False
+
+    def _check_joint(self, header: SegmentHeader | None, base: int, previous: int | None) -> None:
+        """Whether a segment follows the one before, or is the first of the log."""
+        if header is None:
+            return
+        if header.previous != (base if previous is None else previous):
+            self.problem(header.previous, 0, header.previous, f"it is missing, and {segment_name(base)} follows it")
+        elif self._offset != base:
+            self.problem(base, 0, self._offset, f"it begins with record {base}, not {self._offset}")
+        elif header.link != self._link:
+            self.problem(base, 0, base, "it does not follow the last record of the segment before")
 
     def _header(self, base: int) -> SegmentHeader | None:
         try:
@@ -90,6 +111,7 @@ class _Verification:
 
     def _records(self, file: AnyFile, base: int, link: int | None, *, last: bool) -> None:
         walk, body, whole = Walk(file, self._log_id, base, SEGMENT_HEADER_BYTES, base, link), SealBody(), True
+        failed_at = -1
         while True:
             for record in walk:
                 body.add(record)
@@ -97,7 +119,10 @@ class _Verification:
             if not walk.problem:
                 break
             tail = survey_tail(file, self._log_id, base, walk.at)
-            if last and tail.synced <= walk.offset:
+            if last and failed_at != walk.at:
+                failed_at = walk.at
+                continue
+            if last and max(tail.synced, self._known_synced) <= walk.offset:
                 self.report.torn_bytes = tail.bytes
                 break
             whole = False
@@ -107,9 +132,19 @@ class _Verification:
                 break
             walk = Walk(file, self._log_id, base, following.at, following.offset, None)
         self.report.bytes += walk.at
+        self._end = walk.at
         self._offset, self._link = walk.offset, walk.link or 0
         if whole and not last:
             self._bodies[base] = (walk.offset, body.digest())
+
+    def end(self, last: int | None) -> None:
+        """Check that the log does not end too early; `last` is its last segment."""
+        if last is None:
+            self.problem(0, 0, 0, "it is missing, and so are all that followed it")
+        elif self._offset < self._known_synced and segment_name(last) not in {one.file for one in self.report.problems}:
+            known = self._known_synced
+            text = f"the log ends here, but everything before record {known} is known to have been synced"
+            self.problem(last, self._end, self._offset, text)
 
     def _record(self, record: Record) -> None:
         self.report.records += 1
@@ -159,14 +194,20 @@ def _next_header(file: AnyFile, log_id: int, base: int, at: int) -> Record | Non
     return None
 
 
-def verify(disk: AnyDisk, log_id: int, progress: Callable[[int, int], None] | None = None) -> Report:
-    """Check the whole log of a folder. `progress(done, total)` counts segments."""
-    run, bases = _Verification(disk, log_id), list_bases(disk)
+def verify(
+    disk: AnyDisk, log_id: int, progress: Callable[[int, int], None] | None = None, known_synced: int = 0
+) -> Report:
+    """Check the whole log of a folder. `progress(done, total)` counts segments.
+
+    `known_synced` is an offset before which all was synced, as for recovery: from the index.
+    """
+    run, bases = _Verification(disk, log_id, known_synced), list_bases(disk)
     previous: int | None = None
     for index, base in enumerate(bases):
         run.segment(base, previous, last=base == bases[-1])
         previous = base
         if progress is not None:
             progress(index + 1, len(bases))
+    run.end(previous)
     run.seals()
     return run.report
