@@ -77,12 +77,12 @@ class SubscriptionMachine(RuleBasedStateMachine):
         self.check(self.subscription.close_all(), sorted(self.open))
         self.open.clear()
 
-    @rule(start=POSITIONS, length=POSITIONS, lease_us=st.integers(0, 25))
-    def extend(self, start: int, length: int, lease_us: int) -> None:
-        low, high = self.window(start, length)
-        numbers = [number for number in sorted(self.open) if low <= number < high]
+    @rule(windows=st.lists(st.tuples(POSITIONS, POSITIONS), min_size=1, max_size=3), lease_us=st.integers(0, 25))
+    def extend(self, windows: list[tuple[int, int]], lease_us: int) -> None:
+        asked = [self.window(start, length) for start, length in windows]
+        numbers = sorted({number for low, high in asked for number in range(low, high)} & self.open.keys())
         until_us = self.now_us + lease_us
-        self.check(self.subscription.extend(low, high, until_us), numbers)
+        self.check(self.subscription.extend(asked, until_us), numbers)
         for number in numbers:
             self.open[number].lease_until_us = until_us
 

@@ -14,6 +14,7 @@ from vibemq import events as e
 from vibemq.batch import Batch
 from vibemq.errors import (
     DeclareConflict,
+    InvalidName,
     InvalidRequest,
     LimitExceeded,
     NotSupported,
@@ -25,11 +26,11 @@ from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, Mode, QueueSettings
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache
-from vibemq.server.deliveries import Deliveries
+from vibemq.server.deliveries import DEAD_LETTER_SUFFIX, Deliveries
 from vibemq.server.dispatch import alike
 from vibemq.server.effects import Answer, Confirmed, Peeked, StoredBatch
 from vibemq.server.journal import Journal
-from vibemq.server.limits import Limits
+from vibemq.server.limits import NAME_BYTES_MAX, Limits
 
 
 class Connection:
@@ -217,6 +218,11 @@ class Broker:
     def _new_queue(self, name: str, settings: QueueSettings, connection: int) -> Queue:
         if len(self._state.queues) >= self.limits.queues:
             raise LimitExceeded(f"there are {len(self._state.queues)} queues, which is the limit")
+        if not settings.dead_letter_queue and len(name.encode()) > NAME_BYTES_MAX - len(DEAD_LETTER_SUFFIX):
+            raise InvalidName(
+                f"the name of a queue may have {NAME_BYTES_MAX - len(DEAD_LETTER_SUFFIX)} bytes, which leaves room for "
+                f"{DEAD_LETTER_SUFFIX} behind it; a longer one needs a dead_letter_queue of its own"
+            )
         number = self._state.topology.next_queue
         self.journal.record(e.QueueDeclared(number, name, settings, connection))
         return self._state.queues[number]

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vibemq.protocol import messages as m
+from vibemq.protocol.fields import check_name
 from vibemq.server.broker import Broker
 
 
@@ -40,6 +41,9 @@ def _extend(broker: Broker, connection: int, ask: m.Extend) -> None:
 
 
 def _declare(broker: Broker, connection: int, ask: m.Declare) -> None:
+    target = ask.settings.get("dead_letter_queue")
+    if isinstance(target, str) and target:
+        check_name(target, "dead-letter queue")
     broker.declare(connection, ask.request, ask.queue, dict(ask.settings))
 
 

@@ -88,7 +88,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             try:
                 self._execute(command)
             except RequestError as error:
-                self._fail(getattr(command, "request", 0), error)
+                self.fail(getattr(command, "request", 0), error)
             except ProtocolError as error:
                 session.error, session.state = error, State.CLOSED
                 break
@@ -187,7 +187,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Collect the answer to a request that the runtime itself carried out."""
         self.out += self._session.encode(m.Done(request=request, result=result))
 
-    def _fail(self, request: int, error: RequestError) -> None:
+    def fail(self, request: int, error: RequestError) -> None:
+        """Collect the refusal of a request."""
         self.out += self._session.encode(m.Failed(request=request, code=error.code, text=error.text))
         self._runtime.collected(self)
 
@@ -220,7 +221,9 @@ class ClientConnection(asyncio.BufferedProtocol):
     def _hello(self, hello: m.Hello) -> None:
         runtime, limits = self._runtime, self._runtime.settings.limits
         self.number = runtime.connected(self, hello.client, self._session.codec, hello.producer)
-        heartbeat_ms = min(hello.heartbeat_ms or limits.heartbeat_ms, limits.heartbeat_ms)
+        # A person who types JSON has other things to do than to be heard every few seconds.
+        usual_ms = limits.heartbeat_ms_max if self._session.codec == "json" else limits.heartbeat_ms
+        heartbeat_ms = min(hello.heartbeat_ms or usual_ms, limits.heartbeat_ms_max)
         self.heartbeat_us = heartbeat_ms * 1000
         welcome = m.Welcome(
             request=hello.request,

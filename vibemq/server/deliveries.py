@@ -14,6 +14,9 @@ from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
 from vibemq.server.subscription import Piece, Subscription
 
+DEAD_LETTER_SUFFIX = ".dlq"
+"""Behind a queue's name: its dead-letter queue, unless it has another."""
+
 
 class _Failure:
     """How a row of deliveries ends that were not acked: collected by outcome, so that each outcome is one event."""
@@ -249,7 +252,7 @@ class Deliveries:
             return
         queue = self._state.queues[subscription.queue]
         until = self._journal.now_us + (lease_ms or queue.settings.lease_ms) * 1000
-        pieces = [piece for start, end in deliveries for piece in subscription.extend(start, end, until)]
+        pieces = subscription.extend(deliveries, until)
         if pieces:
             spans: list[Span] = []
             for piece in pieces:
@@ -376,7 +379,7 @@ class Deliveries:
 
     def _dead_letter_queue(self, queue: Queue) -> Queue | None:
         """Where the dead letters of a queue go. What is rejected from a dead-letter queue has nowhere left to go."""
-        name = queue.settings.dead_letter_queue or f"{queue.name}.dlq"
+        name = queue.settings.dead_letter_queue or queue.name + DEAD_LETTER_SUFFIX
         if queue.id in self._state.dead or name == queue.name:
             return None
         if self._state.queue_named(name) is None:

@@ -6,6 +6,9 @@ from typing import Final
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
+NAME_BYTES_MAX: Final = 255
+"""Bytes of a name; the protocol checks it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
@@ -29,4 +32,5 @@ class Limits:
     peek_bytes: int = 8 * MIB
     hello_timeout_ms: int = 10_000
     heartbeat_ms: int = 15_000
+    heartbeat_ms_max: int = 600_000
     lease_ms: int = 12 * 60 * 60 * 1000

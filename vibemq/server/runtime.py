@@ -15,11 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vibemq.batch import Batch
-from vibemq.errors import BeyondLog, DiskFull, StorageError, VibeMQError, WriteFailed
+from vibemq.errors import BeyondLog, DiskFull, InvalidRequest, StorageError, VibeMQError, WriteFailed
 from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.log.writer import Writer
-from vibemq.protocol.json_lines import rfc3339
+from vibemq.protocol.json_lines import headers_or_base64, rfc3339
 from vibemq.server import effects as f
 from vibemq.server.broker import Broker
 from vibemq.server.checkpointer import Checkpointer
@@ -335,7 +335,14 @@ class Runtime:
         self.schedule()
 
     async def _peek(self, connection: ClientConnection, peeked: f.Peeked) -> None:
-        """Read messages for a Peek, as far as its limit of bytes goes."""
+        """Answer a Peek with what can be read, or say why it cannot."""
+        try:
+            connection.answer(peeked.request, await self._read_peeked(peeked))
+        except BeyondLog as error:  # deleted or not yet written: the next peek will see
+            connection.fail(peeked.request, InvalidRequest(error.text))
+        self.collected(connection)
+
+    async def _read_peeked(self, peeked: f.Peeked) -> list[dict[str, Any]]:
         left = self.settings.limits.peek_bytes
         found: list[dict[str, Any]] = []
         for lane, start, end, failed, redelivered in peeked.spans:
@@ -347,8 +354,7 @@ class Runtime:
                 found += _describe(stored, first, count, failed + 1, redelivered)
                 left -= stored.bytes(first, count)
                 at += count
-        connection.answer(peeked.request, found)
-        self.collected(connection)
+        return found
 
     # --- time
 
@@ -424,10 +430,16 @@ def _describe(stored: f.StoredBatch, first: int, count: int, attempt: int, redel
             "id": f"{stored.offset}-{stored.index + first + at}",
             "sequence": stored.sequence + first + at,
             "body": body,
-            "headers": headers,
+            **_headers(packed),
             "attempt": attempt,
             "redelivered": redelivered,
             "published_at": rfc3339(stored.time_us),
         }
-        for at, (body, headers) in enumerate(zip(batch.bodies(), batch.headers(), strict=True))
+        for at, (body, packed) in enumerate(zip(batch.bodies(), batch.packed_headers(), strict=True))
     ]
+
+
+def _headers(packed: bytes | memoryview) -> dict[str, Any]:
+    """The headers of a message; as base64 where its producer packed something else."""
+    headers, encoded = headers_or_base64(packed)
+    return {"headers": headers} if encoded is None else {"headers": headers, "headers_base64": encoded}

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final
 
-from vibemq.errors import ConfigError
+from vibemq.errors import ConfigError, UsageError
 from vibemq.events import QueueSettings
 from vibemq.log.writer import SyncPolicy
 from vibemq.server.limits import MIB, Limits
@@ -57,7 +57,7 @@ def load_toml(path: Path) -> dict[str, Any]:
     if "limits" in table:
         found["limits"] = Limits(**_checked(path, "limits", table.pop("limits"), Limits))
     if "fsync" in table:
-        found["fsync"] = SyncPolicy.parse(str(table.pop("fsync")))
+        found["fsync"] = _fsync(path, str(table.pop("fsync")))
     if "data" in table:
         found["data"] = Path(str(table.pop("data")))
     if "listen" in table:
@@ -68,6 +68,13 @@ def load_toml(path: Path) -> dict[str, Any]:
         known = ", ".join(sorted(plain | {"limits", "fsync", "data", "listen"}))
         raise ConfigError(f"{path}: unknown setting {unknown[0]!r}; there are {known}")
     return found | _checked(path, "", table, Settings)
+
+
+def _fsync(path: Path, text: str) -> SyncPolicy:
+    try:
+        return SyncPolicy.parse(text)
+    except UsageError as error:
+        raise ConfigError(f"{path}: {error.text}") from None
 
 
 def _checked(path: Path, section: str, table: object, kind: type) -> dict[str, Any]:

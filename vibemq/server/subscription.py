@@ -6,7 +6,7 @@ comes too late finds its number closed and settles nothing.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from vibemq.projections.intervals import IntervalSet
@@ -24,6 +24,12 @@ class Run:
     def __init__(self, start: int, end: int, stored: StoredBatch, first: int, lease_until_us: int) -> None:
         """Remember a delivery."""
         self.start, self.end, self.stored, self.first, self.lease_until_us = start, end, stored, first, lease_until_us
+
+    def part(self, start: int, end: int, lease_until_us: int) -> "list[Run]":
+        """The run of some of its numbers, with a lease of their own; none for none."""
+        if start >= end:
+            return []
+        return [Run(start, end, self.stored, self.first + start - self.start, lease_until_us)]
 
 
 class Piece(NamedTuple):
@@ -140,22 +146,20 @@ class Subscription:
         self.runs = kept
         return found
 
-    def extend(self, start: int, end: int, lease_until_us: int) -> list[Piece]:
-        """Give the open deliveries of start <= number < end a new end of lease, and tell where they are."""
-        found = [piece for low, high in self.open.within(start, end) for piece in self.pieces(low, high)]
+    def extend(self, deliveries: Iterable[tuple[int, int]], lease_until_us: int) -> list[Piece]:
+        """Give those of the deliveries that are open a new end of lease, and tell where they are."""
+        wanted = IntervalSet()
+        for start, end in deliveries:
+            for low, high in self.open.within(start, end):
+                wanted.add(low, high)
+        found = [piece for low, high in wanted for piece in self.pieces(low, high)]
         runs: list[Run] = []
         for run in self.runs:
-            low, high = max(start, run.start), min(end, run.end)
-            if low >= high:
-                runs.append(run)
-                continue
-            for part_start, part_end, until in (
-                (run.start, low, run.lease_until_us),
-                (low, high, lease_until_us),
-                (high, run.end, run.lease_until_us),
-            ):
-                if part_start < part_end:
-                    runs.append(Run(part_start, part_end, run.stored, run.first + part_start - run.start, until))
+            at = run.start
+            for low, high in wanted.within(run.start, run.end):
+                runs += run.part(at, low, run.lease_until_us) + run.part(low, high, lease_until_us)
+                at = high
+            runs += [run] if at == run.start else run.part(at, run.end, run.lease_until_us)
         self.runs = runs
         return found
 
