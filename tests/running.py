@@ -20,12 +20,12 @@ STOP_SECONDS = 30
 class RunningBroker:
     """Starts `vibemq serve` on a data folder and a free loopback port; can be killed and started again on the same."""
 
-    def __init__(self, data: Path, options: Sequence[str] = ()) -> None:
-        """Use `data`; give `options` to serve."""
+    def __init__(self, data: Path, options: Sequence[str] = (), log: Path | None = None) -> None:
+        """Use `data`; give `options` to serve; its own log goes to `log`, or beside the data."""
         self.data, self.options = data, list(options)
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
-        self.log = data.with_name(data.name + ".log")
+        self.log = log or data.with_name(data.name + ".log")
         self._clients: list[JsonClient] = []
 
     @property
@@ -95,9 +95,9 @@ class RunningBroker:
 
 
 @contextmanager
-def running(data: Path, *options: str) -> Iterator[RunningBroker]:
+def running(data: Path, *options: str, log: Path | None = None) -> Iterator[RunningBroker]:
     """A broker that runs inside the block."""
-    broker = RunningBroker(data, options).start()
+    broker = RunningBroker(data, options, log).start()
     try:
         yield broker
     finally:
