@@ -85,7 +85,7 @@ def _checked(path: Path, section: str, table: object, kind: type) -> dict[str, A
         if key not in defaults:
             raise ConfigError(f"{path}: unknown setting {section}.{key}; there are {', '.join(sorted(defaults))}")
         expected: type = type(defaults[key])
-        if type(value) is not expected or (isinstance(value, int) and value < 1):
+        if type(value) is not expected or (type(value) is int and value < 1):
             what = "true or false" if expected is bool else "a whole number above 0"
             raise ConfigError(f"{path}: {section + '.' if section else ''}{key} must be {what}, not {value!r}")
     return dict(table)
