@@ -108,7 +108,7 @@ def command(broker: Broker, queue: str, count: int | None, follow: bool, peek: b
         broker.run("consume", consumer.consume)
     finally:
         if consumer.void:
-            click.echo(f"vibemq: {consumer.void} messages were printed and not acked: they may come again", err=True)
+            click.echo(f"vibemq: {consumer.void} messages were printed and their acks lost: they come again", err=True)
 
 
 async def peek_at(client: vibemq.Client, queue: str, count: int | None, stdout: Stdout) -> None:
@@ -137,7 +137,7 @@ class Consumer:
         self._failure: VibeMQError | None = None
         self._ended = False
         self.void = 0
-        """Messages that were printed and, as their ack was lost, may come again."""
+        """Messages that were printed and whose ack was lost with the connection: they come again, or have by now."""
 
     async def consume(self, client: vibemq.Client) -> None:
         """Do it. A signal ends it in order; when nothing else would have, that is its normal end.

@@ -103,11 +103,11 @@ def _print_framed(columns: Sequence[str], cells: Sequence[Sequence[str]], numeri
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    table = Table()
+    table = Table()  # of Text: a name with brackets is no markup
     for column, right in zip(columns, numeric, strict=True):
-        table.add_column(column, justify="right" if right else "left")
+        table.add_column(Text(column), justify="right" if right else "left")
     for row in cells:
-        table.add_row(*map(Text, row))  # Text: a name with brackets is no markup
+        table.add_row(*map(Text, row))
     Console().print(table)
 
 

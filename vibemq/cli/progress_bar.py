@@ -10,18 +10,17 @@ if TYPE_CHECKING:
 class ProgressBar:
     """Use it in a `with`: it is gone before anything else is printed."""
 
-    def __init__(self, text: str) -> None:
-        """Draw nothing before the first `update`."""
+    def __init__(self, text: str, *, wanted: bool = True) -> None:
+        """Draw nothing before the first `update`, and nothing at all unless it is `wanted`."""
         self._text = text
-        self._shown = sys.stderr.isatty()
+        self._shown = wanted and sys.stderr.isatty()
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self.close()
 
     def update(self, done: int, total: int) -> None:
         """`done` of `total` steps are done."""
@@ -35,3 +34,9 @@ class ProgressBar:
             self._bar.add_task(self._text)
             self._bar.start()
         self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

@@ -1,51 +1,18 @@
 """`vibemq serve`: run a broker in the foreground."""
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from vibemq.cli.progress_bar import ProgressBar
 from vibemq.errors import ConfigError, UsageError
 from vibemq.log.writer import SyncPolicy
 from vibemq.server.logging_format import make_logger
 from vibemq.server.serve import serve
 from vibemq.server.settings import Settings, load_toml, parse_listen
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
-
 LEVELS = ("debug", "info", "warning", "error", "critical")
-
-
-class ReplayBar:
-    """A progress bar on stderr while the log is replayed; nothing where stderr is no terminal."""
-
-    def __init__(self, *, shown: bool) -> None:
-        """Draw nothing before the first segment."""
-        self._shown = shown and sys.stderr.isatty()
-        self._bar: Progress | None = None
-
-    def update(self, done: int, total: int) -> None:
-        """`done` of `total` segments are replayed."""
-        if not self._shown:
-            return
-        if self._bar is None:
-            from rich.console import Console  # noqa: PLC0415 - only where there is something to draw
-            from rich.progress import Progress  # noqa: PLC0415
-
-            self._bar = Progress(console=Console(stderr=True), transient=True)
-            self._bar.add_task("replaying the log")
-            self._bar.start()
-        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
-        if done >= total:
-            self.close()
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 def _fsync(_: click.Context, __: click.Parameter, text: str | None) -> SyncPolicy | None:
@@ -99,8 +66,11 @@ def command(
             shown = f"[{host}]" if ":" in host else host
             click.echo(f"VibeMQ is ready: vibemq://{shown}:{port}, data in {settings.data}. Ctrl-C stops it.", err=True)
 
-    bar = ReplayBar(shown=not log_json)
-    try:
-        serve(settings, make_logger(as_json=log_json, level=log_level), bar.update, ready)
-    finally:
-        bar.close()
+    with ProgressBar("replaying the log", wanted=not log_json) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done, total)
+            if done >= total:
+                bar.close()  # before the log goes on
+
+        serve(settings, make_logger(as_json=log_json, level=log_level), progress, ready)

@@ -1,0 +1,87 @@
+import importlib
+import socket
+import threading
+
+import click
+import pytest
+
+from tests.cli.processes import run
+from vibemq.cli.main import COMMANDS
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_of_the_table_is_there_and_explains_itself(name: str) -> None:
+    command = importlib.import_module(f"vibemq.cli.{name}").command
+    assert isinstance(command, click.Command)
+    assert command.help
+    assert run(name, "--help").returncode == 0
+
+
+def test_the_help_lists_every_command() -> None:
+    text = run("--help").stdout.decode()
+    assert all(name in text and line in text for name, line in COMMANDS.items())
+
+
+def test_the_version() -> None:
+    assert run("--version").stdout.startswith(b"vibemq ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing-of-this-name"],
+        ["publish"],
+        ["publish", "q"],
+        ["publish", "q", "x", "--stdin-lines"],
+        ["publish", "q", "x", "--header", "no-equals-sign"],
+        ["publish", "q", "x", "--priority", "10"],
+        ["publish", "q", "--file", "/no/such/file"],
+        ["publish", "q", "x", "--url", "http://127.0.0.1"],
+        ["consume", "q", "--follow", "--peek"],
+        ["consume", "q", "--follow", "--count", "1"],
+        ["consume", "q", "--count", "0"],
+        ["queue", "rename"],
+        ["bench", "--batch", "1", "--concurrency", "1"],
+        ["bench", "--mode", "sync", "--rate", "5"],
+        ["bench", "--mode", "latency", "--size", "7"],
+    ],
+)
+def test_a_call_that_cannot_work_exits_with_2(arguments: list[str]) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == b""
+    assert b"Traceback" not in done.stderr
+
+
+def test_no_broker_there_says_where_and_what_to_do() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    done = run("publish", "q", "x", "--timeout", "0.3", url=f"vibemq://127.0.0.1:{port}")
+    assert done.returncode == 1
+    assert f"127.0.0.1:{port}" in done.stderr.decode()
+    assert b"vibemq serve" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_something_else_on_the_port_is_no_broker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer_as_a_web_server() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n" + b"." * 100)
+
+        thread = threading.Thread(target=answer_as_a_web_server)
+        thread.start()
+        done = run("queue", "list", "--timeout", "5", url=f"vibemq://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+    assert done.returncode == 1
+    assert b"Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_password_in_the_url_is_never_printed() -> None:
+    done = run("queue", "list", "--url", "vibemq://me:hunter2@127.0.0.1")
+    assert done.returncode == 1
+    assert b"hunter2" not in done.stderr + done.stdout
