@@ -6,13 +6,14 @@ from vibemq.client.duration import Duration
 from vibemq.client.message import Message, Received
 from vibemq.client.options import ConnectOptions
 from vibemq.client.peeked import PeekedMessage
-from vibemq.client.publisher import MessageHeaders, Receipt
+from vibemq.client.publisher import Body, MessageHeaders, Receipt
 from vibemq.client.queues import QueueSettings
 from vibemq.client.stats import Stats
 from vibemq.client.sync import SyncClient, SyncMessage, SyncMessages, connect_sync
 
 __all__ = [
     "Batches",
+    "Body",
     "Client",
     "ConnectOptions",
     "Consuming",

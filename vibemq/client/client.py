@@ -13,7 +13,7 @@ from vibemq.client.link import Link
 from vibemq.client.message import M, Message, Parcel, Received
 from vibemq.client.options import ConnectOptions, Options
 from vibemq.client.peeked import PeekedMessage, peeked
-from vibemq.client.publisher import MessageHeaders, Publisher, Receipt
+from vibemq.client.publisher import Body, MessageHeaders, Publisher, Receipt
 from vibemq.client.puller import Puller
 from vibemq.client.queues import QueueSettings, Settings, settings_of
 from vibemq.client.requests import Requests
@@ -105,7 +105,7 @@ class Client:
     async def publish(
         self,
         queue: str,
-        body: bytes,
+        body: Body,
         *,
         headers: MessageHeaders | None = None,
         priority: int | None = None,
@@ -131,7 +131,7 @@ class Client:
         return await publisher.add(queue, body, headers)
 
     async def publish_many(
-        self, queue: str, bodies: Sequence[bytes], *, headers: Sequence[MessageHeaders | None] | None = None
+        self, queue: str, bodies: Sequence[Body], *, headers: Sequence[MessageHeaders | None] | None = None
     ) -> list[Receipt]:
         """Store messages as one batch; returns once all are durable, with their receipts in the same order.
 

@@ -28,7 +28,7 @@ from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 
 STEADY_SECONDS: Final = 1.0
-"""A connection that lived this long counts as good: the next reconnect begins with the shortest pause again."""
+"""Pauses grow over connections that end sooner than this by a fault in the protocol: it would come again at once."""
 CLOSE_SECONDS: Final = 2.0
 """How long closing waits for the transport to send the rest."""
 
@@ -145,7 +145,8 @@ class Link:
                 self._last_problem = problem
             except (OSError, ConnectionFailed, ProtocolError, TimeoutError, VibeMQError) as problem:
                 self._last_problem = problem
-            if connection is not None and self._loop.time() - began > STEADY_SECONDS:
+            lived = self._loop.time() - began
+            if connection is not None and (lived > STEADY_SECONDS or not isinstance(self._last_problem, ProtocolError)):
                 attempt = 0
             longest = min(self._options.backoff_max, self._options.backoff_min * 2.0 ** min(attempt, 30))
             attempt += 1
@@ -174,6 +175,8 @@ class Link:
                 )
                 await self._welcomed
         except BaseException as problem:
+            if self._welcomed.done() and not self._welcomed.cancelled():
+                self._welcomed.exception()  # it was seen
             if connection is not None:
                 connection.end(ConnectionLost(f"the broker did not greet: {problem}"))
             raise

@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, repeat
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from vibemq.batch import MESSAGES_MAX, HeaderValue, pack, pack_headers
 from vibemq.client.link import Link
@@ -32,7 +32,9 @@ BATCH_OVERHEAD: Final = 8
 MESSAGE_OVERHEAD: Final = 8
 """What a message adds to the columns of its batch, at most."""
 
-MessageHeaders = Mapping[str, HeaderValue]
+MessageHeaders: TypeAlias = Mapping[str, HeaderValue]
+Body: TypeAlias = bytes | bytearray | memoryview
+"""What is not bytes is copied at the call."""
 
 
 class Receipt(NamedTuple):
@@ -147,7 +149,7 @@ class Publisher:
 
     # --- from the application --------------------------------------------------------------------------------------
 
-    def add(self, queue: str, body: bytes, headers: MessageHeaders | None) -> "asyncio.Future[Receipt]":
+    def add(self, queue: str, body: Body, headers: MessageHeaders | None) -> "asyncio.Future[Receipt]":
         """Take one message; the future is done when it is durable.
 
         Raises:
@@ -156,9 +158,9 @@ class Publisher:
         forming = self._forming.get(queue)
         if forming is None:
             forming = self._form(queue)
-        size = len(body)
         if type(body) is not bytes:
             body = _bytes_of(body)
+        size = len(body)
         if headers or forming.headers is not None:
             size += _add_headers(forming, headers)
         if size > COALESCED_BYTES_MAX:
@@ -171,7 +173,7 @@ class Publisher:
         return future
 
     def add_many(
-        self, queue: str, bodies: Sequence[bytes], headers: Sequence[MessageHeaders | None] | None
+        self, queue: str, bodies: Sequence[Body], headers: Sequence[MessageHeaders | None] | None
     ) -> list["asyncio.Future[list[Receipt]]"]:
         """Take messages that belong together: in one batch, or as few as the limits allow.
 
@@ -179,9 +181,8 @@ class Publisher:
             VibeMQError: a name or headers that cannot be, a message above the limit, or the client is closed.
         """
         self._check(queue)
-        if any(type(body) is not bytes for body in bodies):
-            bodies = [_bytes_of(body) for body in bodies]
-        sizes = list(map(len, bodies))
+        plain = [body if type(body) is bytes else _bytes_of(body) for body in bodies]
+        sizes = list(map(len, plain))
         if headers is not None:
             if len(headers) != len(bodies):
                 raise UsageError(f"publish_many got {len(bodies)} messages and headers for {len(headers)}")
@@ -192,7 +193,7 @@ class Publisher:
         futures = []
         for first, end in self._cuts(sizes, self._batch_bytes_max):
             some = None if headers is None else headers[first:end]
-            batch = self._batch(queue, bodies[first:end], some, sum(sizes[first:end]))
+            batch = self._batch(queue, plain[first:end], some, sum(sizes[first:end]))
             batch.whole = self._loop.create_future()
             futures.append(batch.whole)
             self.room_messages -= batch.count

@@ -18,7 +18,7 @@ from vibemq.client.duration import Duration, milliseconds
 from vibemq.client.message import Parcel, Received
 from vibemq.client.options import ConnectOptions, Options
 from vibemq.client.peeked import PeekedMessage
-from vibemq.client.publisher import MessageHeaders, Receipt
+from vibemq.client.publisher import Body, MessageHeaders, Receipt
 from vibemq.client.queues import QueueSettings
 from vibemq.client.settling import Failure
 from vibemq.client.stats import Stats
@@ -274,7 +274,7 @@ class SyncClient:
     def publish(
         self,
         queue: str,
-        body: bytes,
+        body: Body,
         *,
         headers: MessageHeaders | None = None,
         priority: int | None = None,
@@ -290,7 +290,7 @@ class SyncClient:
         )
 
     def publish_many(
-        self, queue: str, bodies: Sequence[bytes], *, headers: Sequence[MessageHeaders | None] | None = None
+        self, queue: str, bodies: Sequence[Body], *, headers: Sequence[MessageHeaders | None] | None = None
     ) -> list[Receipt]:
         """Store messages as one batch, as Client.publish_many()."""
         return self._bridge.call(self._client.publish_many(queue, bodies, headers=headers))

@@ -1,0 +1,182 @@
+"""The blocking client: the same verbs, and a thread that ends."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+
+import pytest
+
+import vibemq
+from tests.client.fake_broker import FakeBroker, deliver, until
+from vibemq.client import Client, SyncClient, SyncMessage
+from vibemq.errors import ClientClosed, ConnectionFailed, LeaseLost, UnknownQueue
+from vibemq.protocol import messages as m
+
+
+def with_sync_client(test: Callable[[FakeBroker, SyncClient], None]) -> None:
+    """Run a test on a thread of its own, while the broker runs here."""
+
+    async def main() -> None:
+        broker = FakeBroker()
+        await broker.start()
+        broker.answers[m.Publish] = lambda c: m.Confirmed(request=c.request, offset=3, sequence=1)
+
+        def work() -> None:
+            with vibemq.connect_sync(broker.url, backoff_min=0.001) as client:
+                test(broker, client)
+
+        try:
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(work)
+        finally:
+            await broker.stop()
+
+    before = threading.active_count()
+    asyncio.run(main())
+    assert threading.active_count() == before
+
+
+def deliver_on_subscribe(broker: FakeBroker, *bodies: bytes) -> None:
+    loop = broker.server.get_loop()
+
+    def subscribed(command: m.Subscribe) -> m.Reply:
+        number = broker.subscriptions + 1
+        loop.call_soon(lambda: broker.connections[-1].send(deliver(bodies, subscription=number)))
+        return broker.subscribed(command)
+
+    broker.answers[m.Subscribe] = subscribed
+
+
+def test_it_has_the_verbs_of_the_asynchronous_client() -> None:
+    internal = {"messages_of", "pull_as"}
+    verbs = {name for name, _ in inspect.getmembers(Client, inspect.isfunction) if not name.startswith("_")} - internal
+    for name in verbs:
+        theirs = inspect.signature(getattr(Client, name)).parameters
+        assert list(inspect.signature(getattr(SyncClient, name)).parameters) == list(theirs), name
+    for name in ("ack", "nack", "reject", "extend"):
+        theirs = inspect.signature(getattr(vibemq.Message, name)).parameters
+        assert list(inspect.signature(getattr(SyncMessage, name)).parameters.values()) == list(theirs.values())
+
+
+def test_publishing() -> None:
+    def test(_: FakeBroker, client: SyncClient) -> None:
+        assert client.publish("q", b"x", headers={"k": 1}).id == "3-0"
+        assert [receipt.id for receipt in client.publish_many("q", [b"1", b"2"])] == ["3-0", "3-1"]
+        client.flush()
+        assert client.ping() >= 0
+        assert client.stats.connects == 1
+
+    with_sync_client(test)
+
+
+def test_consuming_message_by_message_and_in_batches() -> None:
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        deliver_on_subscribe(broker, b"0", b"1", b"2", b"3", b"4", b"5")
+        with client.consume("q", prefetch=4) as messages:
+            got = []
+            for message in messages:
+                got.append(message.body)
+                message.ack()
+                message.ack()
+                if message.body == b"1":
+                    break
+            third = next(messages)
+            third.nack(delay=1, reason="r")
+            client.flush()
+            batch = next(messages.batches())
+            client.ack_all(batch)
+            batch[0].ack(confirm=True)
+        assert got == [b"0", b"1"]
+        received = [one for one in broker.connections[0].received if isinstance(one, m.Ack | m.Nack)]
+        acked = {n for ack in received if isinstance(ack, m.Ack) for run in ack.deliveries for n in range(*run)}
+        assert acked == {1, 2} | {message.delivery for message in batch}
+        (nack,) = [one for one in received if isinstance(one, m.Nack)]
+        assert (nack.deliveries, nack.delay_ms, nack.reason) == (((3, 4),), 1_000, "r")
+        with pytest.raises(StopIteration):
+            next(messages)
+        with pytest.raises(StopIteration):
+            next(messages.batches())
+
+    with_sync_client(test)
+
+
+def test_pulling_and_settling() -> None:
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        def pull(credit: m.Credit) -> m.Reply:
+            if not credit.handed:
+                broker.connections[0].send(deliver([b"1", b"2", b"3"], subscription=credit.subscription))
+            return m.Drained(subscription=credit.subscription)
+
+        broker.answers[m.Credit] = pull
+        broker.answers[m.Extend] = lambda c: m.Failed(request=c.request, code=208, text="ended")
+        one, two, three = client.pull("q", 5, wait=0.1)
+        assert client.pull("q") == []
+        one.ack()
+        two.reject(reason="bad")
+        with pytest.raises(LeaseLost):
+            three.extend(5)
+        client.flush()
+        kinds = [type(c) for c in broker.connections[0].received if isinstance(c, m.Ack | m.Nack)]
+        assert kinds == [m.Ack, m.Nack]
+
+    with_sync_client(test)
+
+
+def test_errors_come_through() -> None:
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        broker.answers[m.ShowQueue] = lambda c: m.Failed(request=c.request, code=201, text="no queue 'q'")
+        with pytest.raises(UnknownQueue, match="no queue"):
+            client.show_queue("q")
+        with pytest.raises(ValueError, match="mine"), client.consume("q"):
+            raise ValueError("mine")
+        assert isinstance(broker.connections[0].received[-1], m.Unsubscribe)
+
+    with_sync_client(test)
+
+
+def test_a_closed_client_says_so() -> None:
+    kept: list[SyncMessage] = []
+
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        deliver_on_subscribe(broker, b"0")
+        with client.consume("q") as messages:
+            kept.append(next(messages))
+        client.close()
+        client.close()
+        with pytest.raises(ClientClosed):
+            client.ping()
+        with pytest.raises(ClientClosed):
+            kept[0].ack()
+
+    with_sync_client(test)
+
+
+def test_nobody_there_leaves_no_thread() -> None:
+    before = threading.active_count()
+    with pytest.raises(ConnectionFailed):
+        vibemq.connect_sync("vibemq://127.0.0.1:1", connect_timeout=0.05).open()
+    with pytest.raises(ClientClosed, match="not open"):
+        vibemq.connect_sync("vibemq://127.0.0.1:1").list_queues()
+    assert threading.active_count() == before
+
+
+def test_waiting_for_a_message_does_not_hold_up_other_threads() -> None:
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        got: list[bytes] = []
+
+        def consume() -> None:
+            with client.consume("q") as messages:
+                got.append(next(messages).body)
+
+        thread = threading.Thread(target=consume)
+        thread.start()
+        client.publish("q", b"")
+        loop = broker.server.get_loop()
+        future = asyncio.run_coroutine_threadsafe(until(lambda: broker.subscriptions == 1), loop)
+        future.result(10)
+        loop.call_soon_threadsafe(lambda: broker.connections[0].send(deliver([b"late"])))
+        thread.join(10)
+        assert got == [b"late"]
+
+    with_sync_client(test)
