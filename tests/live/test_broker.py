@@ -157,3 +157,39 @@ def test_every_part_of_the_state_is_the_same_after_a_replay(broker: RunningBroke
         digests.append({key: value for key, value in shown.items() if key.startswith(("queue", "dead"))})
         broker.stop()
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize(("how", "attempt"), [("stop", 1), ("kill", 1), ("hang up", 2), ("goodbye", 1)])
+def test_only_a_consumer_that_is_lost_counts_as_an_attempt(broker: RunningBroker, how: str, attempt: int) -> None:
+    client = broker.json()
+    publish(client, "q", "a")
+    (held,) = take(client, "q", 1)
+    client.send(type="credit", subscription=held["subscription"], messages=1, bytes=1, handed=2)
+    assert client.ask(type="flush")["type"] == "done"
+    if how == "stop":
+        broker.stop()
+    elif how == "kill":
+        broker.kill()
+    elif how == "goodbye":
+        client.send(type="goodbye")
+        assert client.read() == {}
+    client.close()
+    if how in {"stop", "kill"}:
+        broker.start()
+    (again,) = take(broker.json(), "q", 1)
+    assert (again["body"], again["attempt"], again["redelivered"]) == ("a", attempt, True)
+
+
+def test_messages_that_left_the_memory_are_read_from_the_log(tmp_path: Path) -> None:
+    (tmp_path / "vibemq.toml").write_text("segment_bytes = 65536\n[limits]\ncache_bytes = 10000\n")
+    with running(tmp_path / "data", "--config", str(tmp_path / "vibemq.toml")) as broker:
+        client = broker.json()
+        for number in range(100):
+            publish(client, "q", *(f"{number}.{index} " + "x" * 300 for index in range(10)))
+        got = take(client, "q", 1000)
+        assert [str(m["body"]).split()[0] for m in got] == [f"{n}.{i}" for n in range(100) for i in range(10)]
+        assert [m["sequence"] for m in got] == list(range(1, 1001))
+        client.ask(type="nack", subscription=got[0]["subscription"], deliveries=[[15, 35]], reject=True)
+        dead = take(client, "q.dlq", 20)
+        assert [str(m["body"]).split()[0] for m in dead] == [str(m["body"]).split()[0] for m in got[14:34]]
+        assert [m["id"] for m in dead] == [m["id"] for m in got[14:34]]

@@ -78,12 +78,12 @@ class Broker:
         self._connections[number] = Connection(number, producer)
         return number
 
-    def disconnect(self, connection: int, reason: str) -> None:
-        """A client is gone: without a word unless `reason` is empty."""
+    def disconnect(self, connection: int, reason: str, *, lost: bool) -> None:
+        """A client is gone. If it was `lost`, what its application had in hand counts as a failed attempt."""
         for number in self._connections.pop(connection).subscriptions:
             subscription = self.deliveries.find(connection, number)
             if subscription is not None:
-                self.deliveries.unsubscribe(subscription, lost=bool(reason))
+                self.deliveries.unsubscribe(subscription, lost=lost)
         self.journal.record(e.ClientDisconnected(connection, reason))
 
     def block(self, connection: int, *, blocked: bool) -> None:

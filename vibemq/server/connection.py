@@ -38,6 +38,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         "heartbeat_us",
         "host",
         "last_heard_us",
+        "lost",
         "number",
         "out",
         "unanswered_batches",
@@ -64,6 +65,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.out: list[bytes | memoryview] = []
         self.unanswered_batches = 0
         self.goodbye_reason = "the connection broke"
+        self.lost = True
+        """Whether the client went without having said so, and not because the broker stops."""
 
     # --- transport
 
@@ -105,7 +108,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Give back what the client held."""
         self._transport = None
         if self.number:
-            self._runtime.disconnected(self, self.goodbye_reason)
+            self._runtime.disconnected(self, self.goodbye_reason, lost=self.lost)
         self._on_closed(self)
 
     def pause_writing(self) -> None:
@@ -252,7 +255,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             raise
 
     def _goodbye(self, goodbye: m.Goodbye) -> None:
-        self.goodbye_reason = goodbye.text if goodbye.code else ""
+        self.goodbye_reason = goodbye.text or "goodbye"
+        self.lost = goodbye.code != 0
         if self._transport is not None:
             self._runtime.collected(self)
             self._runtime.close_after_turn(self)

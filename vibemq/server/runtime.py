@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vibemq.batch import Batch
-from vibemq.errors import BeyondLog, DiskFull, InvalidRequest, StorageError, VibeMQError, WriteFailed
+from vibemq.errors import BeyondLog, DiskFull, StorageError, VibeMQError, WriteFailed
 from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.log.writer import Writer
@@ -41,22 +41,14 @@ REFUSED_ADDRESSES = 1000
 class Runtime:
     """Owns the storage, the broker, the writer, and everybody who is connected. Belongs to one event loop."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        version: str,
-        clock: BrokerClock,
-        logger: logging.Logger,
-        fatal: Callable[[VibeMQError], None],
-    ) -> None:
-        """Nothing is opened before `open`. `fatal` is called when the process must end."""
-        self.settings, self.version, self.clock, self.logger, self._fatal = settings, version, clock, logger, fatal
+    def __init__(self, settings: Settings, version: str, clock: BrokerClock, logger: logging.Logger) -> None:
+        """Nothing is opened before `open`."""
+        self.settings, self.version, self.clock, self.logger = settings, version, clock, logger
         self.connections: dict[int, ClientConnection] = {}
         self._waiting: deque[f.Effect] = deque()
         self._collected: dict[ClientConnection, None] = {}
         self._closing: list[ClientConnection] = []
         self._paused: dict[ClientConnection, None] = {}
-        self._deferred: list[f.Load] = []
         self._refused: Counter[tuple[str, str]] = Counter()
         self._scheduled = False
         self._heard = 0
@@ -65,7 +57,8 @@ class Runtime:
         self._timer_due_us = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(2, "vibemq-worker")
-        self.failed = False
+        self.failure: VibeMQError | None = None
+        """Why the process must end; nothing is decided or confirmed any more."""
 
     # --- life
 
@@ -87,8 +80,9 @@ class Runtime:
         self.clock = BrokerClock(last_us=self.storage.state.audit.last_us)
         return self.storage
 
-    def start(self) -> None:
-        """Begin to decide and to write. Call it on the loop."""
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Begin to decide and to write. Call it on the loop; `on_failure` is called when the process must end."""
+        self._tell_failure = on_failure
         self._loop = asyncio.get_running_loop()
         storage, settings = self.storage, self.settings
         self.broker = Broker(storage.state, settings.limits, settings.queue_defaults, auto_create=settings.auto_create)
@@ -109,6 +103,7 @@ class Runtime:
     async def stop(self, reason: str) -> None:
         """End in order: tell the clients, write everything, checkpoint."""
         for connection in list(self.connections.values()):
+            connection.lost = False
             connection.close(0, reason)
         for _ in range(100):
             if not self.connections:
@@ -122,7 +117,7 @@ class Runtime:
         for timer in (self._timer, self._lazy):
             if timer is not None:
                 timer.cancel()
-        if not self.failed:
+        if self.failure is None:
             self.begin()
             self.broker.stop(reason)
             self.append()
@@ -147,9 +142,10 @@ class Runtime:
                 self._on_failure(WriteFailed(f"a background task failed: {error!r}"))
 
     def _on_failure(self, error: VibeMQError) -> None:
-        if not self.failed:
-            self.failed = True
-            self._fatal(error)
+        if self.failure is None:
+            self.failure = error
+            self.logger.critical(error.text)
+            self._tell_failure()
 
     # --- a turn
 
@@ -180,7 +176,7 @@ class Runtime:
     def _end_turn(self) -> None:
         self._scheduled = False
         heard, self._heard = self._heard, 0
-        if self.failed:
+        if self.failure is not None:
             return
         self.begin()
         self._deliveries.dispatch()
@@ -206,7 +202,7 @@ class Runtime:
 
     def _write_lazily(self) -> None:
         self._lazy = None
-        if not self.failed:
+        if self.failure is None:
             self.writer.kick()
 
     def _route(self) -> None:
@@ -230,10 +226,6 @@ class Runtime:
         waiting, durable = self._waiting, self.writer.durable
         while waiting and waiting[0].after <= durable:
             self._send(waiting.popleft())
-        if self._deferred:
-            deferred, self._deferred = self._deferred, []
-            for load in deferred:
-                self._spawn(self._load(load))
         if self._paused and self._unsynced_bytes() < self.settings.limits.unsynced_bytes // 2:
             for connection in self._paused:
                 connection.resume_reading()
@@ -281,22 +273,22 @@ class Runtime:
         )
         return number
 
-    def disconnected(self, connection: ClientConnection, reason: str) -> None:
+    def disconnected(self, connection: ClientConnection, reason: str, *, lost: bool) -> None:
         """A client is gone."""
         self.connections.pop(connection.number, None)
         self._paused.pop(connection, None)
         self._collected.pop(connection, None)
-        if self.failed:
+        if self.failure is not None:
             return
         self.begin()
-        self.broker.disconnect(connection.number, reason)
+        self.broker.disconnect(connection.number, reason, lost=lost)
         self.append()
-        self.logger.info("client disconnected", extra={"connection": connection.number, "reason": reason or "goodbye"})
+        self.logger.info("client disconnected", extra={"connection": connection.number, "reason": reason})
         self.schedule()
 
     def blocked(self, connection: ClientConnection, *, blocked: bool) -> None:
         """A client does not read what it is sent, or reads again."""
-        if not self.failed:
+        if self.failure is None:
             self.broker.block(connection.number, blocked=blocked)
             self.schedule()
 
@@ -325,21 +317,26 @@ class Runtime:
     # --- reading back
 
     async def _load(self, load: f.Load) -> None:
-        try:
-            batches = await self._loop.run_in_executor(self._executor, self.storage.load, load)
-        except BeyondLog:
-            self._deferred.append(load)
-            return
+        batches = await self._read(load)
         self.begin()
         self.broker.loaded(load.queue, batches)
         self.schedule()
 
+    async def _read(self, load: f.Load) -> list[f.StoredBatch]:
+        """Read what is, or is about to be, in the files."""
+        log, appended = self.storage.log, self._journal.next_offset
+        while True:
+            written = log.written >= appended
+            try:
+                return await self._loop.run_in_executor(self._executor, self.storage.load, load)
+            except BeyondLog as error:
+                if written:  # all that there was is in the files, and it is not among it
+                    raise StorageError(f"the state and the log do not agree: {error.text}") from error
+            await asyncio.sleep(LAZY_S)
+
     async def _peek(self, connection: ClientConnection, peeked: f.Peeked) -> None:
-        """Answer a Peek with what can be read, or say why it cannot."""
-        try:
-            connection.answer(peeked.request, await self._read_peeked(peeked))
-        except BeyondLog as error:  # deleted or not yet written: the next peek will see
-            connection.fail(peeked.request, InvalidRequest(error.text))
+        """Answer a Peek with what was ready when it came."""
+        connection.answer(peeked.request, await self._read_peeked(peeked))
         self.collected(connection)
 
     async def _read_peeked(self, peeked: f.Peeked) -> list[dict[str, Any]]:
@@ -349,7 +346,7 @@ class Runtime:
             at = start
             while at < end and left > 0:
                 load = f.Load(peeked.queue, lane, at)
-                stored = (await self._loop.run_in_executor(self._executor, self.storage.load, load))[0]
+                stored = (await self._read(load))[0]
                 first, count = at - stored.sequence, min(end, stored.end) - at
                 found += _describe(stored, first, count, failed + 1, redelivered)
                 left -= stored.bytes(first, count)
@@ -369,7 +366,7 @@ class Runtime:
 
     def _tick(self) -> None:
         self._timer = None
-        if self.failed:
+        if self.failure is not None:
             return
         self.begin()
         self.broker.tick()
@@ -381,7 +378,7 @@ class Runtime:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self._tick()
-            if self.failed:
+            if self.failure is not None:
                 return
             self._check_heartbeats()
             log = self.storage.log
@@ -418,7 +415,7 @@ class Runtime:
     async def _checkpoint_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self.settings.checkpoint_interval_ms / 1000)
-            if not await self._checkpointer.take() and not self.failed:
+            if not await self._checkpointer.take() and self.failure is None:
                 self.logger.warning("no checkpoint was taken", extra={"reason": self.storage.index.failure})
 
 

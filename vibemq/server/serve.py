@@ -33,11 +33,14 @@ def serve(
         ConfigError: the address cannot be listened on.
     """
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    failures: list[VibeMQError] = []
+    runtime = Runtime(settings, installed_version("vibemq"), BrokerClock(), logger)
+    begun = time.monotonic()
+    runtime.open(progress)  # before the loop, so that Ctrl-C ends a long replay at once
+    _report_opening(logger, runtime, time.monotonic() - begun)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, logger, progress, on_ready, failures))
-    if failures:
-        raise failures[0]
+        runner.run(_serve(runtime, logger, on_ready))
+    if runtime.failure is not None:
+        raise runtime.failure
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -48,13 +51,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(
-    settings: Settings,
-    logger: logging.Logger,
-    progress: Progress | None,
-    on_ready: Callable[[str, int], None] | None,
-    failures: list[VibeMQError],
-) -> None:
+async def _serve(runtime: Runtime, logger: logging.Logger, on_ready: Callable[[str, int], None] | None) -> None:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[str] = loop.create_future()
 
@@ -62,25 +59,17 @@ async def _serve(
         if not ended.done():
             ended.set_result(reason)
 
-    def fail(error: VibeMQError) -> None:
-        failures.append(error)
-        logger.critical(error.text)
-        end("failure")
-
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signal_number, end, f"the broker stops ({signal_number.name})")
 
-    runtime = Runtime(settings, installed_version("vibemq"), BrokerClock(), logger, fail)
-    begun = time.monotonic()
-    storage = runtime.open(progress)
-    _report_opening(logger, runtime, time.monotonic() - begun)
+    settings = runtime.settings
     listener = Listener(runtime)
     try:
         host, port = await listener.start(settings.host, settings.port)
     except VibeMQError:
-        storage.close()
+        runtime.storage.close()
         raise
-    runtime.start()
+    runtime.start(lambda: end("the broker failed"))
     gc.collect()
     gc.freeze()  # what lives from here to the end need not be looked at again
     logger.info("listening", extra={"address": f"{host}:{port}", "data": settings.data, "fsync": settings.fsync.sync})
