@@ -99,5 +99,5 @@ def _of_this_history(disk: AnyDisk, saved: Saved) -> bool:
     """Whether the last record that the index knew stands in the log, or is gone; False: another one stands there."""
     try:
         return Log.open(disk, new_log_id=lambda: 0, read_only=True).holds(saved.mark)
-    except CorruptLog:
+    except (CorruptLog, UsageError):  # the record is gone; or FORMAT is, and what the index knows holds all the same
         return True

@@ -1,0 +1,180 @@
+"""Small histories to look at: a broker and its storage without sockets, driven step by step at a fixed pace."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+from vibemq import batch
+from vibemq.batch import Batch
+from vibemq.events import QueueSettings, SegmentSealed
+from vibemq.log.segment import seal_segment
+from vibemq.projections import part as parts
+from vibemq.server.broker import Broker
+from vibemq.server.limits import Limits
+from vibemq.server.storage import Storage
+
+LOG_ID: Final = 0x5EED_0F_7E575
+START_US: Final = 1_795_442_400_000_000  # 2026-11-23T14:00:00Z
+STEP_US: Final = 1_000_000
+
+
+class Driver:
+    """A broker on a data folder. Every call is one second later than the one before."""
+
+    def __init__(self, folder: Path, *, now_us: int = START_US, segment_bytes: int = 1 << 20) -> None:
+        self.storage = Storage.open(folder, segment_bytes, 4096, lambda: LOG_ID, now_us)
+        self.broker = Broker(self.storage.state, Limits(), QueueSettings())
+        self.now_us = max(now_us, self.storage.state.audit.last_us)
+        self.requests = 0
+        self._next()
+        self.broker.start("0.1.0", self.now_us)
+        self.end_turn()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.storage.close()
+
+    @property
+    def offset(self) -> int:
+        """Where the log goes on."""
+        return self.storage.state.next_offset
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The digests of the live state."""
+        return self.storage.state.digests()
+
+    def _next(self) -> int:
+        self.now_us += STEP_US
+        self.broker.journal.now_us = self.now_us
+        self.requests += 1
+        return self.requests
+
+    def end_turn(self) -> None:
+        """Hand out, read back what is needed for it, and make everything durable."""
+        journal = self.broker.journal
+        while True:
+            self.broker.deliveries.dispatch()
+            for record in journal.records:
+                self.storage.append(record)
+            journal.records.clear()
+            journal.effects.clear()
+            log = self.storage.log
+            if (group := log.take_group()) is not None:
+                log.write_group(group, sync=True)
+                log.group_done(group, synced=True)
+            loads, journal.loads = journal.loads, []
+            if not loads:
+                return
+            for load in loads:
+                self.broker.loaded(load.queue, self.storage.load(load))
+
+    def connect(self, name: str, port: int = 50_000) -> int:
+        self._next()
+        connection = self.broker.connect(name, f"127.0.0.1:{port}", "binary", 7)
+        self.end_turn()
+        return connection
+
+    def declare(self, connection: int, queue: str, settings: Mapping[str, Any]) -> None:
+        self.broker.declare(connection, self._next(), queue, dict(settings))
+        self.end_turn()
+
+    def publish(self, connection: int, queue: str, *bodies: bytes) -> int:
+        """Publish a batch; the offset of its record."""
+        number, offset = self._next(), self.offset
+        self.broker.publish(connection, number, queue, 0, Batch(b"".join(batch.pack(bodies))))
+        published = self.offset - 1
+        self.end_turn()
+        assert published >= offset
+        return published
+
+    def subscribe(self, connection: int, queue: str, messages: int) -> int:
+        """Subscribe with credit; the subscription's number."""
+        self.broker.subscribe(connection, self._next(), queue, None, messages, 1 << 20)
+        self.end_turn()
+        return self.storage.state.topology.next_subscription - 1
+
+    def credit(self, connection: int, subscription: int, messages: int) -> None:
+        self._next()
+        self.broker.deliveries.credit(connection, subscription, messages, 1 << 20, 0, -1)
+        self.end_turn()
+
+    def ack(self, connection: int, subscription: int, start: int, end: int) -> None:
+        self.broker.deliveries.ack(connection, subscription, ((start, end),), self._next())
+        self.end_turn()
+
+    def nack(
+        self, connection: int, subscription: int, start: int, end: int, *, reason: str = "", reject: bool = False
+    ) -> None:
+        number = self._next()
+        self.broker.deliveries.nack(
+            connection, subscription, ((start, end),), number, delay_ms=None, reason=reason, reject=reject
+        )
+        self.end_turn()
+
+    def purge(self, connection: int, queue: str) -> None:
+        self.broker.purge(connection, self._next(), queue)
+        self.end_turn()
+
+    def delete(self, connection: int, queue: str) -> None:
+        self.broker.delete(connection, self._next(), queue)
+        self.end_turn()
+
+    def disconnect(self, connection: int, reason: str = "") -> None:
+        self._next()
+        self.broker.disconnect(connection, reason, lost=bool(reason))
+        self.end_turn()
+
+    def tick(self, seconds: int) -> None:
+        """Let time pass."""
+        self.now_us += seconds * STEP_US
+        self._next()
+        self.broker.tick()
+        self.end_turn()
+
+    def stop(self, reason: str = "the broker stops (SIGTERM)") -> None:
+        self._next()
+        self.broker.stop(reason)
+        self.end_turn()
+
+    def seal(self) -> None:
+        """Seal the full segments."""
+        log = self.storage.log
+        for facts in log.unsealed():
+            previous = log.last_seal
+            end, seal = seal_segment(self.storage.disk, log.id, facts.base, previous, lambda: None)
+            self._next()
+            self.broker.journal.record(SegmentSealed(facts.base, end, seal, previous))
+            self.end_turn()
+
+    def checkpoint(self, changes: Mapping[str, bytes] | None = None) -> None:
+        """Save the state in the index; `changes` puts other bytes in place of parts."""
+        state = self.storage.state
+        taken = {part.key: (part.as_of, parts.encode(part)) for part in state.parts()}
+        taken |= {key: (taken[key][0], blob) for key, blob in (changes or {}).items()}
+        assert self.storage.index.commit(self.storage.log.synced_mark, taken, (), state.next_offset)
+
+
+def orders(folder: Path) -> None:
+    """The history that the documentation shows: two workers, an order that cannot be delivered, a clean stop."""
+    with Driver(folder) as driver:
+        shop = driver.connect("shop", 50_001)
+        driver.declare(shop, "orders", {"max_attempts": 2})
+        driver.publish(shop, "orders", b"order 1", b"order 2", b"order 3")
+        worker = driver.connect("worker-1", 50_002)
+        first = driver.subscribe(worker, "orders", 3)
+        driver.ack(worker, first, 1, 3)
+        driver.nack(worker, first, 3, 4, reason="no such address")
+        driver.checkpoint()
+        driver.credit(worker, first, 1)
+        driver.nack(worker, first, 4, 5, reason="no such address")
+        driver.disconnect(worker)
+        clerk = driver.connect("clerk", 50_003)
+        second = driver.subscribe(clerk, "orders.dlq", 1)
+        driver.ack(clerk, second, 1, 2)
+        driver.disconnect(clerk)
+        driver.publish(shop, "orders", b"order 4")
+        driver.disconnect(shop, "the connection broke")
+        driver.stop()
