@@ -1,0 +1,150 @@
+"""The checker itself: histories that are well, and histories in which it must find the fault, and only that."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.checker import Delivery, History, Name, Place, check
+
+COUNT = 10
+
+
+def name(number: int, writer: str = "w") -> Name:
+    return Name(writer, number)
+
+
+def delivery(number: int, since: float = 0.0, *, redelivered: bool = False, at: float | None = None) -> Delivery:
+    return Delivery(name(number), since, since + 1 if at is None else at, redelivered, f"id-{number}")
+
+
+def good() -> History:
+    """Ten messages, each confirmed, delivered at its number and acked two later."""
+    history = History()
+    for number in range(COUNT):
+        history.attempted.add(name(number))
+        history.confirmed.add(name(number))
+        history.delivered.append(delivery(number, float(number)))
+        history.acked_at(name(number), number + 2.0)
+    return history
+
+
+def without(history: History, *numbers: int) -> History:
+    """Nobody ever got these."""
+    gone = {name(number) for number in numbers}
+    history.delivered = [one for one in history.delivered if one.name not in gone]
+    history.asked -= gone
+    for one in gone:
+        history.acked.pop(one, None)
+    return history
+
+
+def test_a_good_history_has_no_faults() -> None:
+    verdict = check(good())
+    assert verdict.faults() == []
+    assert (verdict.confirmed, verdict.delivered, verdict.acked, verdict.duplicates) == (COUNT, COUNT, COUNT, 0)
+    assert check(History()).faults() == []
+
+
+@pytest.mark.parametrize(
+    ("numbers", "places"),
+    [
+        ([0], "p"),
+        ([0, 1, 2], "ppp"),
+        ([9], "t"),
+        ([7, 8, 9], "ttt"),
+        ([4], "m"),
+        ([0, 1, 5, 9], "ppmt"),
+        (list(range(COUNT)), "p" * COUNT),
+    ],
+)
+def test_a_loss_is_found_and_classed(numbers: list[int], places: str) -> None:
+    verdict = check(without(good(), *numbers))
+    assert [loss.name.number for loss in verdict.lost] == numbers
+    assert "".join(loss.place[0] for loss in verdict.lost) == places
+    assert len(verdict.faults()) == len(set(places))
+
+
+def test_each_writer_has_a_tail_of_its_own() -> None:
+    history = without(good(), 9)
+    history.attempted.add(name(1, "x"))
+    history.confirmed.add(name(1, "x"))
+    assert [(loss.name, loss.place) for loss in check(history).lost] == [
+        (name(9), Place.TAIL),
+        (name(1, "x"), Place.PREFIX),
+    ]
+
+
+def test_what_was_delivered_and_never_acked_and_is_gone_is_lost() -> None:
+    history = good()
+    history.asked.discard(name(5))
+    del history.acked[name(5)]
+    (loss,) = check(history).lost
+    assert (loss.name, loss.place, loss.delivered) == (name(5), Place.MIDDLE, True)
+
+
+def test_an_ack_that_was_asked_for_and_not_confirmed_may_have_been_done() -> None:
+    history = good()
+    del history.acked[name(5)]
+    assert check(history).faults() == []
+
+
+def test_what_nobody_sent_is_unexpected() -> None:
+    history = good()
+    history.delivered.append(delivery(77, 20.0))
+    verdict = check(history)
+    assert [one.name for one in verdict.unexpected] == [name(77)]
+    assert len(verdict.faults()) == 1
+
+
+def test_a_delivery_after_a_confirmed_ack_is_found() -> None:
+    history = good()
+    history.delivered.append(delivery(3, 5.5, redelivered=True))
+    assert [one.since for one in check(history).risen] == [5.5]
+    history.delivered[-1] = delivery(3, 4.5, redelivered=True)  # it may have been on its way when the ack came
+    assert check(history).faults() == []
+    assert check(history).duplicates == 1
+
+
+def test_a_second_delivery_without_the_flag_is_found() -> None:
+    history = good()
+    del history.acked[name(3)]
+    history.delivered.append(delivery(3, 20.0, redelivered=True))
+    assert check(history).faults() == []
+    history.delivered[-1] = delivery(3, 20.0)
+    assert [one.since for one in check(history).unflagged] == [20.0]
+    history.delivered[3] = delivery(3, 3.0, redelivered=True)  # the second one is still not the first
+    assert [one.since for one in check(history).unflagged] == [20.0]
+    history.delivered[3] = delivery(3, 3.0, redelivered=True, at=21.0)  # unless it may have been
+    assert check(history).faults() == []
+
+
+def test_one_publish_that_became_two_messages_is_found() -> None:
+    history = good()
+    del history.acked[name(3)]
+    history.delivered.append(delivery(3, 20.0, redelivered=True)._replace(id="other"))
+    assert check(history).stored_twice == [name(3)]
+
+
+def test_what_was_not_confirmed_may_come_or_not() -> None:
+    history = without(good(), 9)
+    history.confirmed -= {name(8), name(9)}
+    verdict = check(history)
+    assert verdict.faults() == []
+    assert (verdict.recovered, verdict.unknown) == ({name(8)}, {name(9)})
+    assert "1 recovered, 1 unknown" in str(verdict)
+
+
+@given(confirmed=st.sets(st.integers(0, 30)), attempted=st.sets(st.integers(0, 30)), got=st.lists(st.integers(0, 30)))
+def test_every_message_is_in_one_class(confirmed: set[int], attempted: set[int], got: list[int]) -> None:
+    """Whatever the history: attempted messages are confirmed, recovered or unknown; the confirmed are seen or lost."""
+    attempted |= confirmed
+    history = History({name(n) for n in attempted}, {name(n) for n in confirmed})
+    for number in got:
+        history.delivered.append(delivery(number, redelivered=number in got))
+        history.asked.add(name(number))
+    verdict = check(history)
+    assert {loss.name.number for loss in verdict.lost} == confirmed - set(got)
+    assert {one.name.number for one in verdict.unexpected} == set(got) - attempted
+    assert {one.number for one in verdict.recovered} == (attempted & set(got)) - confirmed
+    assert {one.number for one in verdict.unknown} == attempted - confirmed - set(got)
+    assert verdict.duplicates == len(got) - len(set(got))
