@@ -46,6 +46,7 @@ class FakeConnection(asyncio.Protocol):
                     self.send(self.broker.greeting)
                 continue
             if isinstance(command, m.Ping) and not self.broker.silent:
+                self.broker.pings += 1
                 self.send(m.Pong())
                 continue
             self.received.append(command)
@@ -74,6 +75,7 @@ class FakeBroker:
         self.hellos: list[m.Hello] = []
         self.waiting: asyncio.Queue[tuple[FakeConnection, m.Command]] = asyncio.Queue()
         self.silent = False
+        self.pings = 0
         self.greeting: m.Reply | None = welcome()
         self.subscriptions = 0
         self.lease_ms = 0
@@ -122,6 +124,11 @@ def wants_answer(command: m.Command) -> bool:
     if isinstance(command, m.Credit):
         return command.wait_ms >= 0
     return bool(getattr(command, "request", 0))
+
+
+def sent(connection: FakeConnection, *kinds: type[T]) -> list[T]:
+    """What came on a connection, as far as it is of these kinds."""
+    return [one for one in connection.received if isinstance(one, kinds)]
 
 
 def welcome(
@@ -181,10 +188,11 @@ def with_broker(test: Callable[[FakeBroker], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(SECONDS_MAX):
                 result = await test(broker)
-            left = asyncio.all_tasks() - {asyncio.current_task()}
-            assert not left, left
         finally:
             await broker.stop()
+        await settle_loop()  # the tasks with which asyncio accepts connections end by themselves
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not left, left
         return result
 
     return asyncio.run(main())

@@ -2,12 +2,20 @@
 
 import asyncio
 from datetime import UTC, datetime
-from typing import TypeVar
 
 import pytest
 
 import vibemq
-from tests.client.fake_broker import FakeBroker, FakeConnection, deliver, settle_loop, until, with_broker, with_client
+from tests.client.fake_broker import (
+    FakeBroker,
+    FakeConnection,
+    deliver,
+    sent,
+    settle_loop,
+    until,
+    with_broker,
+    with_client,
+)
 from vibemq.client import Client
 from vibemq.errors import (
     ClientClosed,
@@ -20,15 +28,9 @@ from vibemq.errors import (
 )
 from vibemq.protocol import messages as m
 
-T = TypeVar("T")
-
 
 def bodies(count: int, start: int = 0) -> list[bytes]:
     return [b"%d" % i for i in range(start, start + count)]
-
-
-def sent(connection: FakeConnection, *kinds: type[T]) -> list[T]:
-    return [one for one in connection.received if isinstance(one, kinds)]
 
 
 def credits_of(connection: FakeConnection) -> list[int]:
@@ -159,15 +161,12 @@ def test_ack_all_sends_one_confirmed_ack_a_subscription() -> None:
             await batch[1].ack()
             await client.ack_all(reversed(batch))
             acks = sent(connection, m.Ack)
-            assert [(ack.subscription, ack.deliveries) for ack in acks] == [
-                (1, ((2, 3),)),
-                (2, ((1, 3),)),
-                (1, ((1, 2), (3, 5))),
-            ] or [(ack.subscription, ack.deliveries) for ack in acks] == [
-                (2, ((1, 3),)),
+            assert all(ack.request for ack in acks if ack.deliveries != ((2, 3),))
+            assert {(ack.subscription, ack.deliveries) for ack in acks} == {
                 (1, ((2, 3),)),
                 (1, ((1, 2), (3, 5))),
-            ]
+                (2, ((1, 3),)),
+            }
             await client.ack_all(batch)  # all settled: nothing to ask
             assert len(sent(connection, m.Ack)) == 3
 
@@ -306,11 +305,8 @@ def test_leases_of_what_is_buffered_are_extended() -> None:
             connection = await first(broker)
             connection.send(deliver(bodies(4)), deliver(bodies(2), delivery=5))
             await (await anext(messages)).ack()
-            await until(lambda: bool(sent(connection, m.Extend)))
-            extend = sent(connection, m.Extend)[0]
-            assert extend == m.Extend(subscription=1, deliveries=((2, 7),)) or extend == m.Extend(
-                subscription=1, deliveries=((2, 3), (3, 5), (5, 7))
-            )
+            expected = m.Extend(subscription=1, deliveries=((2, 7),))
+            await until(lambda: expected in connection.received)
 
     with_client(test)
 
@@ -513,96 +509,3 @@ def test_what_a_consumer_cannot_be() -> None:
             client.consume("q", prefetch=0)
 
     with_client(test)
-
-
-def pulls(broker: FakeBroker, *batches: list[bytes]) -> None:
-    """Answer each Credit with one of these batches, then with nothing."""
-    left, delivered = list(batches), 0
-
-    def answer(credit: m.Credit) -> m.Reply:
-        nonlocal delivered
-        connection = broker.connections[-1]
-        if left:
-            batch = left.pop(0)
-            connection.send(deliver(batch, subscription=credit.subscription, delivery=delivered + 1))
-            delivered += len(batch)
-        return m.Drained(subscription=credit.subscription)
-
-    broker.answers[m.Credit] = answer
-
-
-def test_pull_gives_what_is_there_and_then_nothing() -> None:
-    async def test(broker: FakeBroker, client: Client) -> None:
-        pulls(broker, bodies(3), bodies(2, 3))
-        batch = await client.pull("q", max_messages=10, wait=0.5)
-        assert [message.body for message in batch] == bodies(3)
-        await batch[0].ack()
-        await client.ack_all(batch)
-        assert [message.body for message in await client.pull("q", 10)] == bodies(2, 3)
-        assert await client.pull("q", max_messages=10, wait="1s") == []
-        connection = broker.connections[0]
-        assert [(one.messages, one.wait_ms, one.handed) for one in sent(connection, m.Credit)] == [
-            (10, 500, 0),
-            (10, 0, 4),
-            (10, 1_000, 6),
-        ]
-        assert len(sent(connection, m.Subscribe)) == 1  # it stays for the next pull
-        with pytest.raises(UsageError):
-            await client.pull("q", 0)
-
-    with_client(test)
-
-
-def test_what_comes_for_a_cancelled_pull_is_kept_for_the_next() -> None:
-    async def test(broker: FakeBroker, client: Client) -> None:
-        pulling = asyncio.create_task(client.pull("q", 2, wait=5))
-        connection, credit = await broker.next(m.Credit)
-        pulling.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await pulling
-        again = asyncio.create_task(client.pull("q", 1, wait=5))
-        await settle_loop()
-        assert broker.idle  # the first is not answered yet
-        connection.send(deliver(bodies(2)), m.Drained(subscription=credit.subscription))
-        assert [message.body for message in await again] == [b"0"]
-        assert [message.body for message in await client.pull("q", 5)] == [b"1"]
-        assert broker.idle
-
-    with_client(test)
-
-
-def test_a_pull_survives_a_cut() -> None:
-    async def test(broker: FakeBroker, client: Client) -> None:
-        pulling = asyncio.create_task(client.pull("q", 2, wait=5))
-        connection, _ = await broker.next(m.Credit)
-        connection.send(deliver(bodies(1)))
-        await settle_loop()
-        connection.cut()
-        connection, credit = await broker.next(m.Credit)
-        assert credit.subscription == 2
-        connection.send(deliver(bodies(2), subscription=2), m.Drained(subscription=2))
-        assert [message.body for message in await pulling] == bodies(2)
-
-    with_client(test)
-
-
-def test_a_pull_from_a_queue_that_goes_away_raises() -> None:
-    async def test(broker: FakeBroker, client: Client) -> None:
-        pulling = asyncio.create_task(client.pull("q", 2, wait=5))
-        connection, _ = await broker.next(m.Credit)
-        connection.send(m.Ended(subscription=1, code=201, text="queue 'q' was deleted"))
-        with pytest.raises(UnknownQueue):
-            await pulling
-        pulls(broker, [b"new"])
-        assert len(await client.pull("q", 2)) == 1
-
-    with_client(test)
-
-
-def test_a_pull_that_is_not_answered_times_out() -> None:
-    async def test(broker: FakeBroker) -> None:
-        async with vibemq.connect(broker.url, timeout=0.03) as client:
-            with pytest.raises(RequestTimeout, match="pull from 'q'"):
-                await client.pull("q", 1)
-
-    with_broker(test)

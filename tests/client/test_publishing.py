@@ -260,7 +260,7 @@ def test_cancelling_one_call_does_not_touch_the_others() -> None:
 def test_a_timeout_says_what_is_known() -> None:
     async def test(broker: FakeBroker) -> None:
         broker.greeting = welcome(publish_window_batches=1)
-        async with vibemq.connect(broker.url, timeout=0.05, backoff_min=0.001) as client:
+        async with vibemq.connect(broker.url, timeout=0.3, backoff_min=0.001) as client:
             sent = asyncio.create_task(client.publish_many("q", [b"sent"]))
             waiting = asyncio.create_task(client.publish_many("q", [b"waiting"]))
             with pytest.raises(RequestTimeout, match="may still be stored"):

@@ -1,7 +1,10 @@
 """URLs, options, durations, runs: what needs no broker."""
 
 import random
+import re
+from dataclasses import fields
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 import vibemq
 from vibemq.client.client import address_of
 from vibemq.client.duration import milliseconds
-from vibemq.client.options import Options
+from vibemq.client.options import ConnectOptions, Options
 from vibemq.client.settling import in_pieces, merged, runs_of
 from vibemq.client.url import Address, parse
 from vibemq.errors import NotSupported, UsageError
@@ -94,7 +97,7 @@ def test_what_is_no_duration(given: Any) -> None:  # noqa: ANN401 - anything
 
 @given(st.sets(st.integers(1, 60)))
 def test_runs_hold_exactly_their_numbers_and_are_as_few_as_can_be(numbers: set[int]) -> None:
-    runs = runs_of(numbers)
+    runs = runs_of(list(numbers))
     assert [number for first, end in runs for number in range(first, end)] == sorted(numbers)
     assert all(end < first for (_, end), (first, _) in pairwise(runs))
 
@@ -102,7 +105,12 @@ def test_runs_hold_exactly_their_numbers_and_are_as_few_as_can_be(numbers: set[i
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 9)).map(lambda pair: (pair[0], sum(pair)))))
 def test_merging_loses_nothing(runs: list[tuple[int, int]]) -> None:
     numbers = {number for first, end in runs for number in range(first, end)}
-    assert merged(list(runs)) == runs_of(numbers)
+    assert merged(list(runs)) == runs_of(sorted(numbers))
+
+
+@given(st.permutations(range(1, 9)))
+def test_the_order_of_the_numbers_does_not_matter(numbers: list[int]) -> None:
+    assert runs_of(numbers) == [(1, 9)]
 
 
 def test_many_runs_are_several_requests() -> None:
@@ -110,3 +118,10 @@ def test_many_runs_are_several_requests() -> None:
     pieces = list(in_pieces(runs))
     assert [len(piece) for piece in pieces] == [32_768, 32_768, 4_464]
     assert [run for piece in pieces for run in piece] == runs
+
+
+def test_the_documentation_lists_every_option() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "client.md").read_text("utf-8")
+    table = page.split("## Options of `connect`")[1].split("##")[0]
+    assert re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE) == [one.name for one in fields(Options)]
+    assert set(ConnectOptions.__annotations__) == {one.name for one in fields(Options)}

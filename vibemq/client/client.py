@@ -229,13 +229,17 @@ class Client:
             LeaseLost: some were no longer this client's, and may come again; all others are acked.
         """
         deliveries: dict[Subscription, list[int]] = {}
+        subscription, numbers = None, []
         for message in batch:
             if not message.settled:
                 message.settled = True
-                deliveries.setdefault(message.parcel.subscription, []).append(message.delivery)
+                if message.parcel.subscription is not subscription:  # seldom: one lookup serves a row of messages
+                    subscription = message.parcel.subscription
+                    numbers = deliveries.setdefault(subscription, [])
+                numbers.append(message.delivery)
         if len(deliveries) == 1:
-            ((subscription, numbers),) = deliveries.items()
-            await subscription.settle_confirmed(runs_of(numbers), None)
+            ((only, numbers),) = deliveries.items()
+            await only.settle_confirmed(runs_of(numbers), None)
             return
         results = await asyncio.gather(
             *(one.settle_confirmed(runs_of(numbers), None) for one, numbers in deliveries.items()),

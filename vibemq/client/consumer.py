@@ -18,7 +18,7 @@ from typing import Generic
 from vibemq.client.link import Link
 from vibemq.client.message import M, Parcel
 from vibemq.client.requests import Pending, Requests
-from vibemq.client.settling import runs_of
+from vibemq.client.settling import merged, runs_of
 from vibemq.client.subscription import Subscription, Subscriptions
 from vibemq.errors import RequestTimeout, ShuttingDown, UsageError, VibeMQError
 from vibemq.protocol import messages as m
@@ -189,8 +189,8 @@ class Messages(AsyncIterator[M], Generic[M]):
         subscription = self._subscription
         if subscription is None:
             return
-        runs = runs_of(message.delivery for message in list(self.ready))
-        runs += [(parcel.next, parcel.end) for parcel in self._parcels]
+        runs = runs_of([message.delivery for message in reversed(self.ready)])
+        runs = merged([*runs, *((parcel.next, parcel.end) for parcel in self._parcels)])
         if runs:
             subscription.extend_buffered(runs)
         self._extender = self._loop.call_later(subscription.lease_ms / 3000, self._extend)

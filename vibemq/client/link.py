@@ -175,8 +175,8 @@ class Link:
                 )
                 await self._welcomed
         except BaseException as problem:
-            if self._welcomed.done() and not self._welcomed.cancelled():
-                self._welcomed.exception()  # it was seen
+            if not self._welcomed.cancel() and not self._welcomed.cancelled():
+                self._welcomed.exception()  # seen: or asyncio complains that nobody looked
             if connection is not None:
                 connection.end(ConnectionLost(f"the broker did not greet: {problem}"))
             raise

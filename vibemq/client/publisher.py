@@ -13,7 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, repeat
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias, cast
 
 from vibemq.batch import MESSAGES_MAX, HeaderValue, pack, pack_headers
 from vibemq.client.link import Link
@@ -181,7 +181,10 @@ class Publisher:
             VibeMQError: a name or headers that cannot be, a message above the limit, or the client is closed.
         """
         self._check(queue)
-        plain = [body if type(body) is bytes else _bytes_of(body) for body in bodies]
+        if set(map(type, bodies)) == {bytes}:
+            plain = cast("Sequence[bytes]", bodies)
+        else:
+            plain = [_bytes_of(body) for body in bodies]
         sizes = list(map(len, plain))
         if headers is not None:
             if len(headers) != len(bodies):

@@ -39,8 +39,10 @@ def request_of(
     )
 
 
-def runs_of(numbers: Iterable[int]) -> list[tuple[int, int]]:
+def runs_of(numbers: list[int]) -> list[tuple[int, int]]:
     """Half-open runs that hold exactly `numbers`, in ascending order."""
+    if numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers))):  # the common case, compared in C
+        return [(numbers[0], numbers[-1] + 1)]
     return merged([(number, number + 1) for number in numbers])
 
 
