@@ -9,7 +9,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import BinaryIO, Final, TypedDict
+from typing import BinaryIO, Final, Self, TypedDict
 
 import click
 
@@ -139,44 +139,40 @@ class Sender:
         self._settled(await self._publish(client, bodies))
 
     async def send_lines(self, client: vibemq.Client, lines: AsyncIterator[list[bytes]]) -> None:
-        """Publish lines as they come, and return when all are durable."""
-        ahead: deque[tuple[int, asyncio.Task[list[vibemq.Receipt]]]] = deque()
-        size = 0
+        """Publish lines as they come, and return when all are durable.
+
+        Raises:
+            VibeMQError: what went wrong first. No more lines are read then, but those on their way get their answers.
+        """
+        ahead = Ahead()
+        feeding = asyncio.create_task(self._feed(client, lines, ahead))
+        try:
+            async for batch in ahead:
+                self._settled(await batch)
+            await feeding
+        except BaseException as problem:
+            feeding.cancel()
+            for batch in ahead.rest(cancel=not isinstance(problem, VibeMQError)):
+                await self._settled_all_the_same(batch)
+            raise
+
+    async def _feed(self, client: vibemq.Client, lines: AsyncIterator[list[bytes]], ahead: "Ahead") -> None:
         try:
             async for some in lines:
                 for at in range(0, len(some), BATCH_LINES):
                     batch = some[at : at + BATCH_LINES]
-                    batch_bytes = sum(map(len, batch))
-                    while ahead and (
-                        ahead[0][1].done() or len(ahead) >= BATCHES_AHEAD or size + batch_bytes > BYTES_AHEAD
-                    ):
-                        size -= await self._oldest(ahead)
-                    size += batch_bytes
-                    ahead.append((batch_bytes, asyncio.create_task(self._publish(client, batch))))
-            while ahead:
-                await self._oldest(ahead)
-        except VibeMQError:
-            await self._rest(ahead)
-            raise
-        except BaseException:  # a signal: nobody wants to wait
-            for _, task in ahead:
-                task.cancel()
-            await self._rest(ahead)
-            raise
+                    size = sum(map(len, batch))
+                    await ahead.room(size)
+                    ahead.add(asyncio.create_task(self._publish(client, batch)), size)
+        finally:
+            ahead.end()
 
-    async def _oldest(self, ahead: deque[tuple[int, asyncio.Task[list[vibemq.Receipt]]]]) -> int:
-        size, task = ahead[0]
-        self._settled(await asyncio.shield(task))
-        ahead.popleft()
-        return size
-
-    async def _rest(self, ahead: deque[tuple[int, asyncio.Task[list[vibemq.Receipt]]]]) -> None:
-        """Something went wrong: count what is confirmed all the same."""
-        for result in await asyncio.gather(*(task for _, task in ahead), return_exceptions=True):
-            if isinstance(result, BaseException):
-                self._failed = True
-            else:
-                self._settled(result)
+    async def _settled_all_the_same(self, batch: "asyncio.Task[list[vibemq.Receipt]]") -> None:
+        """Something went wrong before this batch: count it, if it is confirmed all the same."""
+        self._failed = True
+        (result,) = await asyncio.gather(batch, return_exceptions=True)
+        if not isinstance(result, BaseException):
+            self._settled(result)
 
     async def _publish(self, client: vibemq.Client, bodies: Sequence[bytes]) -> list[vibemq.Receipt]:
         if self._plain:
@@ -194,3 +190,59 @@ class Sender:
                 {"id": one.id, "queue": one.queue, "sequence": one.sequence, "duplicate": one.duplicate}
                 for one in receipts
             )
+
+
+class Ahead:
+    """The batches on their way: a bounded number, taken in order as they are answered."""
+
+    def __init__(self) -> None:
+        """Nothing is on its way."""
+        self._batches: deque[tuple[asyncio.Task[list[vibemq.Receipt]], int]] = deque()
+        self._bytes = 0
+        self._ended = False
+        self._changed = asyncio.Event()
+
+    async def room(self, size: int) -> None:
+        """Wait until a batch of `size` bytes may go. One may always."""
+        while self._batches and (len(self._batches) >= BATCHES_AHEAD or self._bytes + size > BYTES_AHEAD):
+            await self._change()
+
+    async def _change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
+
+    def add(self, batch: "asyncio.Task[list[vibemq.Receipt]]", size: int) -> None:
+        """A batch of `size` bytes goes."""
+        self._batches.append((batch, size))
+        self._bytes += size
+        self._changed.set()
+
+    def end(self) -> None:
+        """No more will go."""
+        self._ended = True
+        self._changed.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> "asyncio.Task[list[vibemq.Receipt]]":
+        """The oldest batch, once it is answered."""
+        while not self._batches:
+            if self._ended:
+                raise StopAsyncIteration
+            await self._change()
+        batch, size = self._batches[0]
+        await asyncio.wait([batch])
+        self._batches.popleft()
+        self._bytes -= size
+        self._changed.set()
+        return batch
+
+    def rest(self, *, cancel: bool) -> "list[asyncio.Task[list[vibemq.Receipt]]]":
+        """What is still on its way; with `cancel` only what has its answer by now counts."""
+        batches = [batch for batch, _ in self._batches]
+        self._batches.clear()
+        if cancel:
+            for batch in batches:
+                batch.cancel()
+        return batches
