@@ -113,6 +113,11 @@ def test_closing_says_goodbye_and_can_be_repeated() -> None:
     async def test(broker: FakeBroker) -> None:
         client = vibemq.connect(broker.url)
         await client.close()  # never opened
+        with pytest.raises(UsageError, match="async with"):
+            await client.publish("q", b"")
+        with pytest.raises(UsageError, match="async with"):
+            client.consume("q")
+        assert not hasattr(client, "colour")
         await client.open()
         with pytest.raises(UsageError, match="opened before"):
             await client.open()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from types import TracebackType
-from typing import Self, Unpack
+from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 
 from vibemq.client.consumer import Consuming, Messages
 from vibemq.client.duration import Duration, milliseconds
@@ -57,11 +57,19 @@ class Client:
         self._options = options
         self._pullers: dict[str, Puller] = {}
         self._pings: list[asyncio.Future[None]] = []
+        self._opened = False
         self.stats = Stats()
         """What happened that no call reports."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._address}>"
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            if name in {"_link", "_requests", "_publisher", "_subscriptions"}:  # made by open(), in the loop that runs
+                raise UsageError("the client is not open: use it inside `async with vibemq.connect(url) as client`")
+            raise AttributeError(f"a client has no attribute {name!r}")
 
     # --- coming and going ------------------------------------------------------------------------------------------
 
@@ -81,8 +89,9 @@ class Client:
             ConnectionFailed: nobody there; says where, why, and what to do.
             ProtocolError: whoever is there does not speak this protocol.
         """
-        if hasattr(self, "_link"):
+        if self._opened:
             raise UsageError("this client was opened before: make another one with connect()")
+        self._opened = True
         link = self._link = Link(self._address, self._options, self.stats)
         self._requests = Requests(link, self._options.timeout)
         self._publisher = Publisher(link, self._options, self.stats)
@@ -96,7 +105,7 @@ class Client:
 
     async def close(self) -> None:
         """Send what was settled, and end. What still waits for an answer raises ClientClosed."""
-        if hasattr(self, "_link"):
+        if self._opened:
             self._subscriptions.flush()
             await self._link.close()
 
