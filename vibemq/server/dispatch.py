@@ -21,12 +21,14 @@ TURN_BYTES_MAX = 2 << 20
 class Consumers:
     """The subscriptions of one group, and whose turn it is."""
 
-    __slots__ = ("subscriptions", "turn")
+    __slots__ = ("after", "subscriptions", "turn")
 
     def __init__(self) -> None:
         """Begin without consumers."""
         self.subscriptions: list[Subscription] = []
         self.turn = 0
+        self.after = 0
+        """The highest `after` of a delivery to any of them."""
 
     def with_credit(self) -> list[Subscription]:
         """Those that may be sent something, beginning with the one whose turn it is."""
@@ -71,7 +73,7 @@ class Dispatcher:
                 break
             share = -(-ready // len(takers))
             for taker in takers[:ready]:
-                if self._give(queue, group, taker, min(share, taker.credit_messages)):
+                if self._give(queue, group, consumers, taker, min(share, taker.credit_messages)):
                     served.append(taker)
                     consumers.served(taker)
                 if queue.id in self.loading or not queue.ready:
@@ -84,7 +86,7 @@ class Dispatcher:
         sent = self.sent
         return [one for one in takers if one.has_credit and sent.get(one.id, 0) < TURN_BYTES_MAX]
 
-    def _give(self, queue: Queue, group: Group, taker: Subscription, count: int) -> bool:
+    def _give(self, queue: Queue, group: Group, consumers: Consumers, taker: Subscription, count: int) -> bool:
         lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000
         spans: list[Span] = []
         size = 0
@@ -97,7 +99,7 @@ class Dispatcher:
                         self.loading.add(queue.id)
                         self._journal.loads.append(Load(queue.id, number, at))
                         break
-                    at, sent = self._send(lane, taker, stored, at, min(end, stored.end), lease_until_us)
+                    at, sent = self._send(lane, consumers, taker, stored, at, min(end, stored.end), lease_until_us)
                     size += sent
                 if at > start:
                     # What was never handed out moves the cursor; what came back does not: they stay two spans.
@@ -112,7 +114,14 @@ class Dispatcher:
         return True
 
     def _send(
-        self, lane: Lane, taker: Subscription, stored: StoredBatch, start: int, end: int, lease_until_us: int
+        self,
+        lane: Lane,
+        consumers: Consumers,
+        taker: Subscription,
+        stored: StoredBatch,
+        start: int,
+        end: int,
+        lease_until_us: int,
     ) -> tuple[int, int]:
         """Send messages start <= sequence < end of a batch as far as credit goes; how far that was, and the bytes."""
         size = 0
@@ -125,7 +134,11 @@ class Dispatcher:
             delivery = taker.sent(stored, first, count, lease_until_us)
             taker.credit_messages -= count
             taker.credit_bytes -= part
-            taker.after = after = max(taker.after, stored.made_ready + 1)
+            after = max(taker.after, stored.made_ready + 1)
+            if redelivered:  # not before the first delivery, which may wait for its consumer's subscription
+                after = max(after, consumers.after)
+            taker.after = after
+            consumers.after = max(consumers.after, after)
             self._journal.effects.append(
                 Delivery(after, taker.connection, taker.id, delivery, stored, first, count, failed + 1, redelivered)
             )

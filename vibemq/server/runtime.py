@@ -9,7 +9,7 @@ in flight the next one forms.
 import asyncio
 import logging
 import secrets
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -25,6 +25,7 @@ from vibemq.server.broker import Broker
 from vibemq.server.checkpointer import Checkpointer
 from vibemq.server.clock import BrokerClock
 from vibemq.server.connection import ClientConnection
+from vibemq.server.outbox import Outbox
 from vibemq.server.settings import Settings
 from vibemq.server.storage import Progress, Storage
 
@@ -45,7 +46,7 @@ class Runtime:
         """Nothing is opened before `open`."""
         self.settings, self.version, self.clock, self.logger = settings, version, clock, logger
         self.connections: dict[int, ClientConnection] = {}
-        self._waiting: deque[f.Effect] = deque()
+        self._waiting = Outbox()
         self._collected: dict[ClientConnection, None] = {}
         self._closing: list[ClientConnection] = []
         self._paused: dict[ClientConnection, None] = {}
@@ -210,11 +211,8 @@ class Runtime:
         journal, durable = self._journal, self.writer.durable
         if journal.effects:
             effects, journal.effects = journal.effects, []
-            for effect in effects:
-                if effect.after <= durable:
-                    self._send(effect)
-                else:
-                    self._waiting.append(effect)
+            for effect in self._waiting.sift(effects, durable):
+                self._send(effect)
         if journal.loads:
             loads, journal.loads = journal.loads, []
             for load in loads:
@@ -223,9 +221,8 @@ class Runtime:
 
     def _on_durable(self) -> None:
         """A group is on the disk: what waited for it may go."""
-        waiting, durable = self._waiting, self.writer.durable
-        while waiting and waiting[0].after <= durable:
-            self._send(waiting.popleft())
+        for effect in self._waiting.release(self.writer.durable):
+            self._send(effect)
         if self._paused and self._unsynced_bytes() < self.settings.limits.unsynced_bytes // 2:
             for connection in self._paused:
                 connection.resume_reading()

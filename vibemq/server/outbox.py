@@ -1,0 +1,41 @@
+"""Effects that wait for the disk, and the order in which they leave.
+
+Effects come in the order of the decisions, but what they wait for does not rise with it: an answer waits for all that
+was recorded, a delivery only for its message and its subscription. In one queue, first in and first out, such an answer
+would hold back deliveries that are free to go, and later ones would overtake them. So the lowest `after` leaves first,
+and of equal ones the earlier. Within a subscription `after` never falls: its deliveries stay in order.
+"""
+
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
+
+from vibemq.server.effects import Effect
+
+
+class Outbox:
+    """What waits; true while there is something."""
+
+    __slots__ = ("_count", "_waiting")
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self._waiting: list[tuple[int, int, Effect]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def sift(self, effects: Iterable[Effect], durable: int) -> Iterator[Effect]:
+        """Those of new effects that may leave at once, records below `durable` being durable; the others wait."""
+        for effect in effects:
+            if effect.after <= durable:
+                yield effect
+            else:
+                self._count += 1
+                heappush(self._waiting, (effect.after, self._count, effect))
+
+    def release(self, durable: int) -> Iterator[Effect]:
+        """Those that waited, and may leave now."""
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= durable:
+            yield heappop(waiting)[2]
