@@ -155,15 +155,14 @@ def test_a_consumer_that_stops_reading_costs_bounded_memory(patient: RunningBrok
     assert shown["unacked"] < 1600
 
 
-def test_more_publishes_than_the_window_end_the_connection(patient: RunningBroker) -> None:
+def test_more_publishes_than_the_window_are_carried_out_in_turns_or_end_the_connection(patient: RunningBroker) -> None:
     client = patient.json()
     line = b'{"type":"publish","request":5,"queue":"q","messages":[{"body":"x"}]}\n'
     client.raw(line * 10_000)
-    answers = []
+    confirmed, answer = 0, client.read()
     with suppress(ConnectionError):
-        while answer := client.read():
-            answers.append(answer["type"])
-    confirmed = answers.count("confirmed")
-    assert answers[-1] == "goodbye" or confirmed == 10_000
+        while answer["type"] == "confirmed" and confirmed < 9_999:
+            confirmed, answer = confirmed + 1, client.read()
+    assert answer["type"] == "goodbye" or confirmed == 9_999
     client = patient.json()
     assert client.ask(type="show-queue", queue="q")["result"]["messages"] >= confirmed

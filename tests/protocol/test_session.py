@@ -21,7 +21,7 @@ from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 from vibemq.protocol.frames import HEAD, PREFACE, FrameReader, Kind
 from vibemq.protocol.json_lines import LineReader
-from vibemq.protocol.session import HELLO_BYTES_MAX, ClientSession, ServerSession, State
+from vibemq.protocol.session import COMMANDS_MAX, HELLO_BYTES_MAX, ClientSession, ServerSession, State
 
 LIMIT = 1 << 20
 HELLO = b"".join(binary.encode_command(m.Hello()))
@@ -248,3 +248,27 @@ def test_a_batch_outlives_the_buffer_that_it_came_in() -> None:
     assert isinstance(publish, m.Publish)
     assert isinstance(publish.batch, Batch)
     assert publish.batch.bodies() == [b"body"]
+
+
+@pytest.mark.parametrize(
+    ("hello", "ping"),
+    [
+        (PREFACE + HELLO, b"".join(binary.encode_command(m.Ping()))),
+        (JSON_HELLO, b'{"type":"ping"}\n'),
+        (JSON_HELLO + b"\n" * 1000, b'\n{"type":"ping"}\r\n\n'),
+    ],
+)
+def test_many_commands_in_one_read_come_in_portions_and_in_order(hello: bytes, ping: bytes) -> None:
+    session, last = ServerSession(LIMIT), ping.replace(b"ping", b"pong")  # no command of a client
+    data, portions = hello + ping * 1000 + last[:-3], list[int]()
+    while True:
+        commands = session.receive(memoryview(data))
+        portions.append(len(commands))
+        data = b""
+        if not session.has_more:
+            break
+    assert sum(portions) == 1001
+    assert max(portions) <= COMMANDS_MAX + 1
+    assert session.error is None
+    session.receive(memoryview(last[-3:] + ping))  # the last one was whole now, and wrong in itself
+    assert isinstance(session.error, MalformedFrame) or session.codec == "json"

@@ -11,6 +11,7 @@ All integers are little-endian. A connection begins with the four bytes of PREFA
 
 import enum
 import struct
+import sys
 from collections.abc import Iterator
 from typing import Final, TypeAlias
 
@@ -43,21 +44,30 @@ class FrameReader:
     as its bytes arrive: no memory is reserved for a length that was only announced.
     """
 
-    __slots__ = ("_partial", "error", "limit")
+    __slots__ = ("_partial", "_rest", "error", "limit")
 
     def __init__(self, limit: int) -> None:
         """Accept bodies of at most `limit` bytes."""
         self.limit = limit
         self.error: ProtocolError | None = None
         self._partial = bytearray()
+        self._rest = b""
 
-    def feed(self, data: memoryview) -> Iterator[Frame]:
+    @property
+    def has_more(self) -> bool:
+        """Whether bytes were kept that may hold frames: feed it again, with nothing if need be."""
+        return bool(self._rest)
+
+    def feed(self, data: memoryview, most: int = sys.maxsize) -> Iterator[Frame]:
         """The frames that `data` completes. After a bad frame `error` is set, and nothing more is read.
 
-        Lazy, so that a limit raised by one frame holds for the next; it must be read to its end.
+        What lies behind about `most` frames is kept for the next call. Lazy, so that a limit raised by one frame holds
+        for the next; it must be read to its end.
         """
         if self.error is not None:
             return
+        if self._rest:
+            data, self._rest = memoryview(self._rest + data), b""
         at = 0
         if self._partial:
             at = self._collect(data)
@@ -67,6 +77,10 @@ class FrameReader:
                 yield kind, flags, memoryview(partial)[HEAD_BYTES:]
         size = len(data)
         while size - at >= HEAD_BYTES and self.error is None:
+            if most <= 0:
+                self._rest = bytes(data[at:])
+                return
+            most -= 1
             length, kind, flags, zero = HEAD.unpack_from(data, at)
             if length > self.limit or zero:
                 self._refuse(length, zero)

@@ -29,19 +29,29 @@ _LAST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(micro
 class LineReader:
     """Cuts what arrives into lines of at most `limit` bytes."""
 
-    __slots__ = ("_partial", "error", "limit")
+    __slots__ = ("_partial", "_rest", "error", "limit")
 
     def __init__(self, limit: int) -> None:
         """Accept lines of at most `limit` bytes."""
         self.limit = limit
         self.error: ProtocolError | None = None
         self._partial = bytearray()
+        self._rest = b""
 
-    def feed(self, data: memoryview) -> Iterator[bytes]:
-        """The lines that `data` completes, without their ends; empty ones are skipped. Lazy, as FrameReader.feed."""
+    @property
+    def has_more(self) -> bool:
+        """Whether lines were kept: feed it again, with nothing if need be."""
+        return bool(self._rest)
+
+    def feed(self, data: memoryview, most: int = -1) -> Iterator[bytes]:
+        """The lines that `data` completes, without their ends; empty ones are skipped.
+
+        What lies behind `most` lines, empty ones counted, is kept for the next call. Lazy, as FrameReader.feed.
+        """
         if self.error is not None:
             return
-        *lines, rest = bytes(data).split(b"\n")
+        *lines, rest = (self._rest + data).split(b"\n", most)
+        self._rest = b""
         for line in lines:
             whole = line
             if self._partial:
@@ -51,7 +61,9 @@ class LineReader:
                 return
             if whole.strip():
                 yield whole
-        if len(self._partial) + len(rest) > self.limit:
+        if b"\n" in rest:
+            self._rest = rest
+        elif len(self._partial) + len(rest) > self.limit:
             self._refuse()
         else:
             self._partial += rest

@@ -20,6 +20,8 @@ from vibemq.protocol.frames import PREFACE, FrameReader
 
 HELLO_BYTES_MAX: Final = 16 * 1024
 """The largest frame before Hello was accepted."""
+COMMANDS_MAX: Final = 256
+"""Commands that one call of `receive` gives: what the broker carries out for one client before it hears the next."""
 _OF_THE_SESSION: Final = frozenset({m.Hello, m.Goodbye})
 
 
@@ -45,8 +47,16 @@ class ServerSession:
         self._reader: FrameReader | json_lines.LineReader | None = None
         self._first = b""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether commands may be left of what was received: call `receive` again, with nothing if need be."""
+        return self.state is not State.CLOSED and self._reader is not None and self._reader.has_more
+
     def receive(self, data: memoryview) -> list[m.Command | m.Refused]:
-        """The commands that `data` completes, in order, and a Refused in the place of each that cannot be."""
+        """The commands that `data` completes, in order, and a Refused in the place of each that cannot be.
+
+        After about COMMANDS_MAX the rest is kept for the next call, and `has_more` is true.
+        """
         commands: list[m.Command | m.Refused] = []
         if self.state is State.CLOSED:
             return commands
@@ -72,8 +82,8 @@ class ServerSession:
         self, reader: FrameReader | json_lines.LineReader, data: memoryview
     ) -> Iterator[m.Command | m.Refused]:
         if isinstance(reader, FrameReader):
-            return map(binary.decode_command, reader.feed(data))
-        return map(json_lines.decode_command, reader.feed(data))
+            return map(binary.decode_command, reader.feed(data, COMMANDS_MAX))
+        return map(json_lines.decode_command, reader.feed(data, COMMANDS_MAX))
 
     def _choose_codec(self, data: memoryview) -> memoryview:
         if self._first:

@@ -6,10 +6,11 @@ reading while the client does not read what it is sent.
 """
 
 import asyncio
+import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from vibemq.errors import FlowExceeded, ProtocolError, RequestError, VibeMQError
+from vibemq.errors import FlowExceeded, LimitExceeded, ProtocolError, RequestError, VibeMQError
 from vibemq.protocol import messages as m
 from vibemq.protocol.session import ServerSession, State
 from vibemq.server import effects as f
@@ -22,6 +23,23 @@ WRITE_BUFFER_BYTES = 1 << 20
 """Above this a client counts as one that does not read, until it has read three quarters of it."""
 
 
+TURN_US = 2_000
+"""After so long the rest of what a client asked for waits for another turn of the loop: others are heard between."""
+PEEKS_MAX = 4
+"""Peeks of a connection that may be unanswered: each holds megabytes while it is read."""
+
+
+class Pause(enum.Flag):
+    """Why a client is not heard for a while."""
+
+    REST = enum.auto()
+    """What it sent before is not all carried out."""
+    WRITING = enum.auto()
+    """It does not read."""
+    LOG = enum.auto()
+    """The log is behind."""
+
+
 class ClientConnection(asyncio.BufferedProtocol):
     """The shell around a ServerSession."""
 
@@ -29,6 +47,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         "_buffer",
         "_on_closed",
         "_on_opened",
+        "_paused",
+        "_rest",
         "_runtime",
         "_session",
         "_transport",
@@ -41,6 +61,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         "lost",
         "number",
         "out",
+        "peeks",
         "unanswered_batches",
     )
 
@@ -62,7 +83,10 @@ class ClientConnection(asyncio.BufferedProtocol):
         """The broker's number of this connection; 0 until hello."""
         self.heartbeat_us = 0
         self.connected_us = self.last_heard_us = runtime.clock.now_us()
+        self._paused = Pause(0)
+        self._rest: list[m.Command | m.Refused] = []
         self.out: list[bytes | memoryview] = []
+        self.peeks = 0
         self.unanswered_batches = 0
         self.goodbye_reason = "the connection broke"
         self.lost = True
@@ -85,9 +109,15 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Carry out what the client asks."""
+        self._hear(self._session.receive(self._buffer[:nbytes]))
+
+    def _hear(self, commands: list[m.Command | m.Refused]) -> None:
         runtime, session = self._runtime, self._session
-        self.last_heard_us = runtime.begin()
-        for command in session.receive(self._buffer[:nbytes]):
+        self.last_heard_us = begun_us = runtime.begin()
+        for done, command in enumerate(commands):
+            if done and runtime.clock.now_us() - begun_us > TURN_US:
+                self._rest = commands[done:]
+                break
             try:
                 self._execute(command)
             except RequestError as error:
@@ -96,9 +126,21 @@ class ClientConnection(asyncio.BufferedProtocol):
                 session.error, session.state = error, State.CLOSED
                 break
             runtime.append()
-        if session.error is not None:
-            self._refuse(session.error)
+        if self._rest or session.has_more:
+            self._pause(Pause.REST)
+            asyncio.get_running_loop().call_soon(self._hear_rest)
+        else:
+            self._resume(Pause.REST)
+            if session.error is not None:
+                self._refuse(session.error)
         runtime.schedule()
+
+    def _hear_rest(self) -> None:
+        """Carry out more of what came before, unless there is another cause to wait: then its end calls this again."""
+        if self._paused != Pause.REST or self._transport is None or self._transport.is_closing():
+            return
+        rest, self._rest = self._rest, []
+        self._hear(rest or self._session.receive(memoryview(b"")))
 
     def eof_received(self) -> bool:
         """Close when the client does."""
@@ -113,24 +155,37 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """Send a client that does not read nothing more, and hear nothing more: it would only make more to send."""
-        self.pause_reading()
+        self._pause(Pause.WRITING)
         if self.number in self._runtime.connections:
             self._runtime.blocked(self, blocked=True)
 
     def resume_writing(self) -> None:
         """Go on."""
-        self.resume_reading()
+        self._resume(Pause.WRITING)
         if self.number in self._runtime.connections:
             self._runtime.blocked(self, blocked=False)
 
     def pause_reading(self) -> None:
         """Stop reading for a while; the log is behind."""
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        self._pause(Pause.LOG)
 
     def resume_reading(self) -> None:
         """Go on."""
-        if self._transport is not None and not self._transport.is_closing():
+        self._resume(Pause.LOG)
+
+    def _pause(self, why: Pause) -> None:
+        if not self._paused and self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+        self._paused |= why
+
+    def _resume(self, why: Pause) -> None:
+        """This cause to wait is over; there may be others."""
+        if not self._paused & why:
+            return
+        self._paused &= ~why
+        if self._paused == Pause.REST:
+            asyncio.get_running_loop().call_soon(self._hear_rest)
+        elif not self._paused and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def flush(self) -> None:
@@ -206,8 +261,11 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def _execute(self, command: m.Command | m.Refused) -> None:
         carry_out = COMMANDS.get(type(command))
+        if isinstance(command, m.Peek) and self.peeks >= PEEKS_MAX:
+            raise LimitExceeded(f"a connection may have {PEEKS_MAX} peeks unanswered: wait for the answers")
         if carry_out is not None:
             carry_out(self._runtime.broker, self.number, command)
+            self.peeks += isinstance(command, m.Peek)
         elif isinstance(command, m.Publish):
             self._publish(command)
         elif isinstance(command, m.Hello):
