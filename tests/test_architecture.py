@@ -100,7 +100,7 @@ TABLE: Final = (
 
     Row("__main__",      "cli cli.main",                                    ALL),
     Row("cli.*",         f"{FACADES} cli.*",                                ALL,     "click msgspec rich uvloop"),
-    Row("tools.*",       f"{FACADES} tools.*",                              ALL,     "click msgspec rich"),
+    Row("tools.*",       f"{FACADES} cli.progress_bar tools.*",             ALL,     "click msgspec rich"),
 )
 # fmt: on
 

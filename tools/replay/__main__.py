@@ -68,6 +68,9 @@ def _diff_text(found: Finding, data1: Path, data2: Path) -> str:
     help="PYTHONPATH of the first build, then of the second; `-` for none.",
 )
 @click.option("--part", "wanted", multiple=True, help="Only these parts, such as queue/1.")
+@click.option(
+    "--every", type=click.IntRange(min=1), metavar="N", help="Compare after each N events first; 1 misses nothing."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each part.")
 @click.pass_context
 def bisect_command(
@@ -76,6 +79,7 @@ def bisect_command(
     pythons: tuple[str, ...],
     paths: tuple[str, ...],
     wanted: tuple[str, ...],
+    every: int | None,
     as_json: bool,
 ) -> None:
     """Find the first event of DATA after which two builds disagree, for each part; the exit code is then 1."""
@@ -84,9 +88,9 @@ def bisect_command(
     builds = [
         Build(python, "" if path == "-" else path) for python, path in zip(pythons, paths or ("-", "-"), strict=True)
     ]
-    found = bisect(data, builds[0], builds[1], frozenset(wanted))
+    found = bisect(data, builds[0], builds[1], frozenset(wanted), every)
     for one in found.disagreements:
-        _print(one) if as_json else click.echo(_disagreement_text(one))
+        _print(one._asdict()) if as_json else click.echo(_disagreement_text(one))
     if not found.disagreements and not as_json:
         click.echo(f"both builds agree at every one of the offsets compared, up to {found.end}")
     ctx.exit(1 if found.disagreements else 0)

@@ -4,12 +4,14 @@ Each build replays the log in a process of its own and prints digests at the off
 last offset at which a part agrees and the first at which it differs, more offsets are asked for, until these two are
 next to each other. A replay starts from zero each time, so a round costs two replays; each divides the ranges by FAN.
 
-A difference that is gone again at the next offset asked for is not seen; the first round asks for FIRST of them.
+A difference that is gone again at the next offset asked for is not seen. The first round asks for FIRST of them, or for
+each `every`-th: with 1 nothing is missed, at the price of a digest for each event.
 """
 
 import json
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -80,7 +82,9 @@ class _Range(NamedTuple):
     second: str | None
 
 
-def bisect(data: Path, first: Build, second: Build, wanted: frozenset[str] = frozenset()) -> Bisection:
+def bisect(
+    data: Path, first: Build, second: Build, wanted: frozenset[str] = frozenset(), every: int | None = None
+) -> Bisection:
     """Find where two builds part. `wanted` names the parts to look at; empty: all.
 
     Raises:
@@ -88,7 +92,7 @@ def bisect(data: Path, first: Build, second: Build, wanted: frozenset[str] = fro
         StorageError: the log cannot be read.
     """
     end = _end(data)
-    offsets = _spread(0, end, FIRST)
+    offsets = _spread(0, end, FIRST) if every is None else [*range(0, end, every), end]
     ranges: dict[str, _Range] = {}
     keys: set[str] = set()
     while offsets:
@@ -149,8 +153,9 @@ def _ask(data: Path, builds: tuple[Build, Build], offsets: list[int]) -> tuple[_
     found = []
     for child in children:
         assert child.stdin is not None
-        child.stdin.write(question)
-        child.stdin.close()
+        with suppress(BrokenPipeError):  # it has ended already; its exit code is looked at below
+            child.stdin.write(question)
+            child.stdin.close()
         child.stdin = None
     for child, build in zip(children, builds, strict=True):
         output, errors = child.communicate()
