@@ -25,8 +25,8 @@ check: $(INSTALLED) ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --strict
 
-bench: $(INSTALLED) ## put load on a running broker
-	$(BIN)/vibemq bench $(ARGS)
+bench: $(INSTALLED) ## measure against the targets
+	$(BIN)/python -m bench.targets $(ARGS)
 
 clean: ## remove the environment, caches and builds; never data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
