@@ -63,7 +63,8 @@ class Connection(asyncio.BufferedProtocol):
     def send(self, buffers: Sequence[bytes | memoryview]) -> None:
         """Send one or more frames."""
         self.spoke = True
-        if self._transport is not None:
+        # One that broke is told of in the next turn of the loop; until then asyncio would log each further write.
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.writelines(buffers)
 
     def end(self, cause: Exception) -> None:
