@@ -20,9 +20,15 @@ STOP_SECONDS = 30
 class RunningBroker:
     """Starts `vibemq serve` on a data folder and a free loopback port; can be killed and started again on the same."""
 
-    def __init__(self, data: Path, options: Sequence[str] = (), log: Path | None = None) -> None:
-        """Use `data`; give `options` to serve; its own log goes to `log`, or beside the data."""
+    def __init__(
+        self, data: Path, options: Sequence[str] = (), log: Path | None = None, program: Sequence[str] = ()
+    ) -> None:
+        """Use `data`; give `options` to serve; its own log goes to `log`, or beside the data.
+
+        `program` runs instead of the `vibemq` command, with the same arguments.
+        """
         self.data, self.options = data, list(options)
+        self.program = list(program) or [sys.executable, "-m", "vibemq.cli.main"]
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
         self.log = log or data.with_name(data.name + ".log")
@@ -38,7 +44,7 @@ class RunningBroker:
         with self.log.open("ab") as output:
             begin = output.tell()
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vibemq.cli.main", "serve", "--log-json", *self._arguments()],
+                [*self.program, "serve", "--log-json", *self._arguments()],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

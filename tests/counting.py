@@ -1,0 +1,79 @@
+"""How often a test repeats itself: a little in CI, much in `make torture`, and what ran is written down.
+
+    with counted("G1", 20) as rounds:
+        for number in rounds: ...
+
+runs 20 rounds, or as many as VIBEMQ_TORTURE_G1 says. The other variables, all set by `python -m tests.torture`:
+
+    VIBEMQ_TORTURE_SEED       where seeds begin (0), so that another run sees other chances
+    VIBEMQ_TORTURE_SECONDS    after this time no new round begins; what ran by then is what counts
+    VIBEMQ_TORTURE_REPORT     a file that gets one JSON line for each count: guarantee, test, rounds, failures
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class Rounds:
+    """The numbers of the rounds, and how many of them are done. Iterating it again begins behind the last round."""
+
+    def __init__(self, first: int, wanted: int, seconds: float | None) -> None:
+        """`wanted` rounds from number `first` on, none begun after `seconds`."""
+        self.first, self.wanted, self.done = first, wanted, 0
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    @property
+    def left(self) -> bool:
+        """Whether another round is to be done."""
+        return self.done < self.wanted and (self._deadline is None or time.monotonic() < self._deadline)
+
+    def __iter__(self) -> Iterator[int]:
+        return self.take(self.wanted)
+
+    def take(self, most: int) -> Iterator[int]:
+        """The next rounds, up to `most`. A round is done when the next one is asked for."""
+        for _ in range(most):
+            if not self.left:
+                return
+            yield self.first + self.done
+            self.done += 1
+
+    def add(self, count: int) -> None:
+        """So many more were done in one go."""
+        self.done += count
+
+
+def wanted(guarantee: str, ci: int) -> int:
+    """How many rounds of a guarantee's test are wanted; `ci` unless the environment says so."""
+    return int(os.environ.get(f"VIBEMQ_TORTURE_{guarantee}", ci))
+
+
+def first_seed() -> int:
+    """The seed of the first round."""
+    return int(os.environ.get("VIBEMQ_TORTURE_SEED", "0"))
+
+
+@contextmanager
+def counted(guarantee: str, ci: int) -> Iterator[Rounds]:
+    """Rounds of a guarantee's test; how many were done is reported at the end, and whether one failed."""
+    seconds = os.environ.get("VIBEMQ_TORTURE_SECONDS")
+    rounds = Rounds(first_seed(), wanted(guarantee, ci), float(seconds) if seconds else None)
+    failures = 1
+    try:
+        yield rounds
+        failures = 0
+    finally:
+        _report(guarantee, rounds.done, failures)
+
+
+def _report(guarantee: str, done: int, failures: int) -> None:
+    report = os.environ.get("VIBEMQ_TORTURE_REPORT")
+    if report:
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
+        line = json.dumps({"guarantee": guarantee, "test": test, "rounds": done, "failures": failures})
+        with Path(report).open("a") as file:
+            file.write(line + "\n")
