@@ -1,0 +1,102 @@
+"""A broker without a runtime: commands go in, every event is kept in a list that stands for the log."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from vibemq import events as e
+from vibemq.batch import Batch, pack
+from vibemq.projections.projector import Projector
+from vibemq.server.broker import Broker
+from vibemq.server.effects import Effect, Load, StoredBatch
+from vibemq.server.journal import NewRecord
+from vibemq.server.limits import Limits
+
+EVENT = TypeVar("EVENT", bound=e.Event)
+START_US = 1_700_000_000_000_000
+
+
+def batch_of(bodies: Sequence[bytes]) -> Batch:
+    """A checked batch of these bodies."""
+    return Batch(b"".join(pack(bodies)))
+
+
+class Rig:
+    """A broker, its log in memory, and its clock."""
+
+    def __init__(self, limits: Limits | None = None, defaults: e.QueueSettings | None = None) -> None:
+        self.limits = limits or Limits()
+        self.defaults = defaults or e.QueueSettings()
+        self.log: list[NewRecord] = []
+        self.now_us = START_US
+        self.loads: list[Load] = []
+        self.begin(Projector())
+
+    def begin(self, state: Projector) -> None:
+        """Start a broker that goes on with this state."""
+        self.loads.clear()
+        self.broker = Broker(state, self.limits, self.defaults)
+        self.broker.journal.now_us = self.now_us
+        self.broker.start("1", self.now_us)
+
+    @property
+    def state(self) -> Projector:
+        """The live state."""
+        return self.broker.journal.state
+
+    def pass_time(self, passed_us: int) -> None:
+        """Let the clock go on."""
+        self.now_us += passed_us
+        self.broker.journal.now_us = self.now_us
+
+    def take(self) -> tuple[list[e.Event], list[Effect]]:
+        """The events and effects since the last call; loads are put aside."""
+        journal = self.broker.journal
+        records, effects = journal.records[:], journal.effects[:]
+        self.loads += journal.loads
+        journal.records.clear()
+        journal.effects.clear()
+        journal.loads.clear()
+        self.log += records
+        assert len(self.log) == self.state.next_offset
+        return [record.event for record in records], effects
+
+    def take_events(self, kind: type[EVENT]) -> list[EVENT]:
+        """The events of one kind since the last call."""
+        return [event for event in self.take()[0] if isinstance(event, kind)]
+
+    def effects(self) -> list[Effect]:
+        """The effects since the last call."""
+        return self.take()[1]
+
+    def replayed(self, state: Projector | None = None) -> Projector:
+        """A state, or the empty one, with all events that follow; each one through its bytes."""
+        state = state or Projector()
+        for offset in range(state.next_offset, len(self.log)):
+            event, time_us, _ = self.log[offset]
+            state.apply(offset, time_us, e.decode(event.TAG, event.VERSION, e.encode(event)))
+        return state
+
+    def load_one(self, at: int = 0) -> None:
+        """Do one of the loads that were asked for."""
+        load = self.loads.pop(at % len(self.loads))
+        self.broker.loaded(load.queue, self.stored(load))
+
+    def stored(self, load: Load) -> list[StoredBatch]:
+        """The batch that a load asks for, and the one after it."""
+        found = [one for offset in range(len(self.log)) for one in self._made_ready(offset, load.queue)]
+        return [one for one in found if one.end > load.sequence][:2]
+
+    def _made_ready(self, offset: int, queue: int) -> list[StoredBatch]:
+        event, time_us, payload = self.log[offset]
+        if isinstance(event, e.Published) and event.queue == queue:
+            batch = Batch(b"".join(payload))
+            return [StoredBatch(queue, 0, event.sequence, offset, 0, offset, time_us, batch)]
+        if isinstance(event, e.DeadLettered) and event.dead_queue == queue:
+            found, sequence = [], event.dead_sequence
+            for origin, index, count in event.refs:
+                _, origin_us, origin_payload = self.log[origin]
+                part = Batch(b"".join(Batch(b"".join(origin_payload)).cut(index, count)))
+                found.append(StoredBatch(queue, 0, sequence, origin, index, offset, origin_us, part))
+                sequence += count
+            return found
+        return []

@@ -1,0 +1,146 @@
+"""Turns are fair, nobody is held up, and what was found by the model or by a simulation stays fixed."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.server.rig import Rig, batch_of
+from vibemq import events as e
+from vibemq.projections.projector import Projector
+from vibemq.server import effects as f
+from vibemq.server.checkpointer import Capture
+from vibemq.server.limits import Limits
+
+MS = 1000
+PLENTY = (1_000_000, 1 << 30)
+
+
+def with_consumers(count: int, credit: int = PLENTY[0], **settings: int) -> tuple[Rig, int, list[int]]:
+    """A rig with one connection and consumers of queue `q`."""
+    rig = Rig(defaults=e.QueueSettings(**settings))  # type: ignore[arg-type]
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    for _ in range(count):
+        rig.broker.subscribe(connection, 1, "q", None, credit, PLENTY[1])
+    numbers = [event.subscription for event in rig.take_events(e.Subscribed)]
+    return rig, connection, numbers
+
+
+def publish(rig: Rig, connection: int, count: int) -> list[e.Delivered]:
+    """Publish a batch, and end the turn."""
+    rig.broker.publish(connection, 1, "q", 0, batch_of([b"x"] * count))
+    rig.broker.deliveries.dispatch()
+    return rig.take_events(e.Delivered)
+
+
+@given(st.integers(1, 6), st.lists(st.integers(1, 40), min_size=1, max_size=20))
+def test_turns_go_round(consumers: int, sizes: list[int]) -> None:
+    rig, connection, numbers = with_consumers(consumers)
+    served = []
+    for size in sizes:
+        deliveries = publish(rig, connection, size)
+        counts = [sum(end - start for _, start, end in event.spans) for event in deliveries]
+        assert max(counts) <= -(-size // consumers), "nobody gets more than an equal share while others wait"
+        served += [event.subscription for event in deliveries]
+    assert served == [numbers[at % consumers] for at in range(len(served))]
+
+
+def test_a_consumer_that_leaves_costs_nobody_a_turn() -> None:
+    rig, connection, (first, second, third) = with_consumers(3)
+    assert [event.subscription for event in publish(rig, connection, 1)] == [first]
+    rig.broker.deliveries.ack(connection, first, ((1, 2),), 0)
+    rig.broker.unsubscribe(connection, 1, first)
+    rig.take()
+    assert [event.subscription for event in publish(rig, connection, 1)] == [second]
+    assert [event.subscription for event in publish(rig, connection, 1)] == [third]
+
+
+def test_a_consumer_without_credit_holds_up_nobody() -> None:
+    rig, connection, (first, second) = with_consumers(2, credit=1)
+    publish(rig, connection, 5)
+    rig.broker.deliveries.credit(connection, second, 10, 1000, 0, -1)
+    rig.broker.deliveries.dispatch()
+    (event,) = rig.take_events(e.Delivered)
+    assert (event.subscription, event.spans) == (second, ((0, 3, 6),))
+    assert first != second
+
+
+def test_an_ended_lease_behind_acked_deliveries_is_looked_at_once() -> None:
+    rig, connection, (number,) = with_consumers(1, lease_ms=10)
+    publish(rig, connection, 1)
+    publish(rig, connection, 1)
+    rig.broker.deliveries.extend(connection, number, ((1, 2),), 100, 0)
+    rig.broker.deliveries.ack(connection, number, ((2, 3),), 0)
+    rig.pass_time(50 * MS)
+    rig.broker.tick()  # it never came back from here
+    assert rig.broker.deliveries.next_due_us() == rig.now_us + 50 * MS
+
+
+def test_a_long_lease_does_not_hide_a_short_one() -> None:
+    rig, connection, (number,) = with_consumers(1, lease_ms=10)
+    publish(rig, connection, 1)
+    rig.broker.deliveries.extend(connection, number, ((1, 2),), 60_000, 0)
+    rig.pass_time(11 * MS)
+    rig.broker.tick()
+    publish(rig, connection, 1)
+    rig.pass_time(11 * MS)
+    rig.broker.tick()
+    (event,) = rig.take_events(e.Released)
+    assert event.spans == ((0, 2, 3),)
+
+
+def test_subscriptions_that_ended_with_their_queue_do_not_count() -> None:
+    rig = Rig(Limits(subscriptions_per_connection=1))
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    for _ in range(3):
+        rig.broker.subscribe(connection, 1, "q", None, 1, 1)
+        rig.broker.delete(connection, 1, "q")
+    rig.broker.disconnect(connection, "done", lost=True)
+
+
+def test_a_load_of_more_than_the_cache_holds_is_not_asked_for_again() -> None:
+    rig = Rig(Limits(cache_bytes=40))
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    for _ in range(4):
+        rig.broker.publish(connection, 1, "q", 0, batch_of([bytes(30)]))
+    rig.broker.subscribe(connection, 1, "q", None, *PLENTY)
+    for _ in range(20):
+        rig.broker.deliveries.dispatch()
+        rig.take()
+        if not rig.loads:
+            break
+        rig.load_one()
+    assert rig.state.queues[1].ready == 0
+
+
+@pytest.mark.parametrize("steps_before", range(7))
+def test_a_queue_may_go_while_a_checkpoint_is_taken(steps_before: int) -> None:
+    rig, connection, _ = with_consumers(1)
+    rig.broker.publish(connection, 1, "other", 0, batch_of([b"x"]))
+    rig.take()
+    capture = Capture(rig.state, {})
+    steps = capture.steps()
+    for _ in range(steps_before):
+        next(steps, None)
+    rig.broker.publish(connection, 1, "q", 0, batch_of([b"x"]))
+    rig.broker.delete(connection, 1, "q")
+    rig.take()
+    for _ in steps:
+        pass
+    saved = [(key, as_of, blob) for key, (as_of, blob) in capture.changed.items()]
+    restored = rig.replayed(Projector.restore(saved, capture.start))
+    assert restored.digests() == rig.state.digests()
+    if "queue/1" not in capture.changed:
+        assert capture.wanted == len(rig.log), "the checkpoint is good only once the deletion is durable"
+
+
+def test_peek_marks_what_may_have_been_sent_before_a_crash() -> None:
+    rig, connection, _ = with_consumers(1, credit=0)
+    publish(rig, connection, 3)
+    rig.begin(rig.replayed())
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.publish(connection, 1, "q", 0, batch_of([b"x"] * 2))
+    rig.take()
+    rig.broker.peek(connection, 1, "q", 1, 10)
+    (peeked,) = rig.effects()
+    assert isinstance(peeked, f.Peeked)
+    assert list(peeked.spans) == [(0, 1, 4, 0, True), (0, 4, 6, 0, False)]
