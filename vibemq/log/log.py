@@ -25,7 +25,7 @@ from vibemq.log import frame
 from vibemq.log.disk import AnyDisk
 from vibemq.log.folder import create_log, create_segment, read_format
 from vibemq.log.frame import HEADER_BYTES, LENGTH_MAX, Buffer, Damage, Mark, Place, Record
-from vibemq.log.reading import FOREVER, Locate, Reader
+from vibemq.log.reading import FOREVER, Locate, Places, Reader
 from vibemq.log.recovery import Recoverer, Recovery
 from vibemq.log.segment import (
     FOLDER,
@@ -171,6 +171,7 @@ class Log:
         Raises:
             CorruptLog: damage to what was synced.
         """
+        self.reader.places = Places()  # those of a recovery that was broken off would come twice
         if sealed is not None:
             self.sealed_end, self.last_seal = sealed
         recoverer = Recoverer(self._disk, self.id, self._start, known_synced)

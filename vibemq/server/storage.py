@@ -8,7 +8,7 @@ import msgspec
 
 from vibemq import events as e
 from vibemq.batch import Batch
-from vibemq.errors import BeyondLog, FormatUnsupported
+from vibemq.errors import BeyondLog, EventNotApplied, FormatUnsupported
 from vibemq.log.disk import AnyDisk, Disk
 from vibemq.log.frame import Place, Record
 from vibemq.log.index import FOLDER as INDEX_FOLDER
@@ -81,26 +81,33 @@ class Storage:
             StorageError: the log is damaged, or the index cannot be used at all.
         """
         index = open_index(disk, log)
-        state, rebuilt = Projector(), index.rebuilt
         known_synced = index.mark.offset  # evidence that outlives the index it came from
+        try:
+            return cls._replay(disk, log, index, known_synced, index.rebuilt)
+        except (EventNotApplied, FormatUnsupported) as problem:
+            if index.load_checkpoint() is None:
+                raise
+            index.close()
+            disk.remove_folder(INDEX_FOLDER)
+            rebuilt = f"its checkpoint could not be used: {problem.text}"
+            return cls._replay(disk, log, open_index(disk, log), known_synced, rebuilt)
+
+    @classmethod
+    def _replay(cls, disk: AnyDisk, log: Log, index: Index, known_synced: int, rebuilt: str) -> "Storage":
         checkpoint = index.load_checkpoint()
-        if checkpoint is not None:
-            try:
-                state = restore(checkpoint)
-            except (FormatUnsupported, msgspec.MsgspecError, ValueError, TypeError, KeyError) as problem:
-                index.close()
-                disk.remove_folder(INDEX_FOLDER)
-                index, state, checkpoint = open_index(disk, log), Projector(), None
-                rebuilt = f"its checkpoint could not be used: {problem}"
+        state = restore(checkpoint) if checkpoint is not None else Projector()
         start = state.next_offset
 
-        def replay(record: Record) -> None:
+        def apply(record: Record) -> None:
             event = record.event
-            state.apply(record.offset, record.time_us, event)
+            try:
+                state.apply(record.offset, record.time_us, event)
+            except (AssertionError, LookupError, ValueError) as problem:
+                raise EventNotApplied(record.offset, type(event).__name__, repr(problem)) from problem
             index.note(record.offset, record.time_us, record.base, record.at, event)
 
         recovery = log.recover(
-            start, index.lookup_offset(start), known_synced, replay, index.sealed if checkpoint else None
+            start, index.lookup_offset(start), known_synced, apply, index.sealed if checkpoint else None
         )
         log.use_index(index.lookup_offset)
         return cls(disk, log, index, state, Opened(recovery, start, rebuilt))
@@ -187,6 +194,13 @@ class Storage:
 
 
 def restore(checkpoint: Checkpoint) -> Projector:
-    """The state that a checkpoint holds."""
+    """The state that a checkpoint holds.
+
+    Raises:
+        FormatUnsupported: it is of another version, or makes no sense.
+    """
     saved = [(key, as_of, blob) for key, (as_of, blob) in checkpoint.parts.items()]
-    return Projector.restore(saved, checkpoint.start)
+    try:
+        return Projector.restore(saved, checkpoint.start)
+    except (msgspec.MsgspecError, AssertionError, LookupError, TypeError, ValueError) as problem:
+        raise FormatUnsupported(f"a checkpoint cannot be read: {problem!r}") from problem
