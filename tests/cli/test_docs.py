@@ -1,0 +1,93 @@
+"""The pages docs/cli.md and docs/limits.md say what is so."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+import click
+import msgspec
+import pytest
+
+from tests.cli.processes import ROOT, ServedBroker, environment, served
+from vibemq.batch import HEADER_BYTES_MAX
+from vibemq.cli import bench, consume, publish, queue, serve
+from vibemq.cli.main import COMMANDS
+from vibemq.events import QueueSettings
+from vibemq.protocol.fields import NAME_BYTES_MAX
+from vibemq.server.limits import Limits
+from vibemq.server.settings import Settings
+
+CLI: Final = (ROOT / "docs" / "cli.md").read_text("utf-8")
+LIMITS: Final = (ROOT / "docs" / "limits.md").read_text("utf-8")
+SIZES: Final = ((1 << 40, "TiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+TIMES: Final = ((3_600_000, "h"), (60_000, "min"), (1_000, "s"))
+
+
+def shown(name: str, value: object) -> str:
+    """A default as the page writes it."""
+    if not isinstance(value, int):
+        return str(value) or "(none)"
+    units = SIZES if name.endswith("_bytes") or "bytes" in name else TIMES if "_ms" in name else ()
+    return next((f"{value // unit} {text}" for unit, text in units if value and value % unit == 0), f"{value:,}")
+
+
+def rows(heading: str) -> list[tuple[str, str]]:
+    """Name and default of every row of the table below a heading of docs/limits.md."""
+    section = LIMITS.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return [(name, default) for name, default in re.findall(r"^\| `(\w+)` \| ([^|]+) \|", section, re.MULTILINE)]
+
+
+def test_every_limit_is_on_the_page_with_its_default() -> None:
+    assert rows("Of a broker") == [(one.name, shown(one.name, one.default)) for one in fields(Limits)]
+
+
+def test_every_setting_of_a_queue_is_on_the_page_with_its_default() -> None:
+    defaults = msgspec.structs.asdict(QueueSettings())
+    assert rows("Of a queue") == [(name, shown(name, value)) for name, value in defaults.items()]
+
+
+def test_the_fixed_limits_are_those_of_the_code() -> None:
+    assert f"| name of a queue | {NAME_BYTES_MAX} bytes |" in LIMITS
+    assert f"| headers of a message | {HEADER_BYTES_MAX >> 10} KiB |" in LIMITS
+
+
+def test_every_command_and_option_is_on_the_page() -> None:
+    def options(command: click.Command) -> set[str]:
+        below = command.commands.values() if isinstance(command, click.Group) else ()
+        own = {name for one in command.params if isinstance(one, click.Option) for name in one.opts}
+        return own.union(*map(options, below))
+
+    wanted = set().union(*(options(module.command) for module in (bench, consume, publish, queue, serve)))
+    assert {name for name in wanted if not re.search(rf"{name}\b", CLI)} == set()
+    assert {name for name in COMMANDS if f"vibemq {name} " not in CLI} == set()
+
+
+def test_every_key_of_the_configuration_is_on_the_page() -> None:
+    known = {one.name for one in fields(Settings)} - {"host", "port", "queue_defaults", "limits"} | {"listen"}
+    assert {key for key in known if f"`{key}`" not in CLI} == set()
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedBroker]:
+    with served(tmp_path_factory.mktemp("docs") / "data") as broker:
+        yield broker
+
+
+def test_the_sessions_on_the_page_are_what_happens(fresh: ServedBroker, tmp_path: Path) -> None:
+    vibemq = tmp_path / "vibemq"
+    vibemq.write_text(f'#!/bin/sh\nexec {sys.executable} -m vibemq "$@"\n')
+    vibemq.chmod(0o755)
+    found = environment(fresh.url)
+    found["PATH"] = f"{tmp_path}{os.pathsep}{found['PATH']}"
+    for session in re.findall(r"```console\n(.*?)```", CLI, re.DOTALL):
+        for command, expected in re.findall(r"^\$ ([^\n]*)\n((?:(?!\$ )[^\n]*\n)*)", session, re.MULTILINE):
+            done = subprocess.run(
+                ["/bin/sh", "-c", command], env=found, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            )
+            text = re.sub(r'"id":"[^"]*"', '"id":"ID"', done.stdout.decode())
+            assert re.sub(r'"published_at":"[^"]*"', '"published_at":"TIME"', text) == expected, command
