@@ -24,7 +24,7 @@ from vibemq.server import effects as f
 from vibemq.server.broker import Broker
 from vibemq.server.checkpointer import Checkpointer
 from vibemq.server.clock import BrokerClock
-from vibemq.server.connection import ClientConnection
+from vibemq.server.connection import TURN_US, ClientConnection
 from vibemq.server.outbox import Outbox
 from vibemq.server.settings import Settings
 from vibemq.server.storage import Progress, Storage
@@ -35,6 +35,8 @@ LAZY_S = 0.005
 LAZY_BYTES_MAX = 256 * 1024
 LONE_EFFECTS_MAX = 2
 """A turn with no more to answer than this may sync on the loop's own thread."""
+PEEKING_MAX = 2
+"""Peeks that are read at the same time, for whomever: each takes memory of up to its limit."""
 REFUSED_ADDRESSES = 1000
 """Told apart in a second; the others are counted together."""
 
@@ -58,6 +60,7 @@ class Runtime:
         self._timer_due_us = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(2, "vibemq-worker")
+        self._peeking = asyncio.Semaphore(PEEKING_MAX)
         self.failure: VibeMQError | None = None
         """Why the process must end; nothing is decided or confirmed any more."""
 
@@ -70,14 +73,17 @@ class Runtime:
             StorageError: the folder cannot be used.
         """
         settings = self.settings
-        self.storage = Storage.open(
-            settings.data,
-            settings.segment_bytes,
-            settings.reserve_bytes,
-            lambda: secrets.randbits(64),
-            self.clock.wall_us(),
-            progress,
-        )
+        try:
+            self.storage = Storage.open(
+                settings.data,
+                settings.segment_bytes,
+                settings.reserve_bytes,
+                lambda: secrets.randbits(64),
+                self.clock.wall_us(),
+                progress,
+            )
+        except OSError as problem:
+            raise StorageError(f"the data folder {settings.data} cannot be opened: {problem}") from problem
         self.clock = BrokerClock(last_us=self.storage.state.audit.last_us)
         return self.storage
 
@@ -221,13 +227,22 @@ class Runtime:
 
     def _on_durable(self) -> None:
         """A group is on the disk: what waited for it may go."""
-        for effect in self._waiting.release(self.writer.durable):
-            self._send(effect)
+        self._release()
         if self._paused and self._unsynced_bytes() < self.settings.limits.unsynced_bytes // 2:
             for connection in self._paused:
                 connection.resume_reading()
             self._paused.clear()
+
+    def _release(self) -> None:
+        """Send what waited and may go, for so long; the rest in another turn of the loop, before anything newer."""
+        begun_us = self.clock.now_us()
+        for effect in self._waiting.release(self.writer.durable):
+            self._send(effect)
+            if self.clock.now_us() - begun_us > TURN_US:
+                break
         self._flush()
+        if self._waiting.has_free(self.writer.durable):
+            self._loop.call_soon(self._release)
 
     def _send(self, effect: f.Effect) -> None:
         connection = self.connections.get(effect.connection)
@@ -333,7 +348,9 @@ class Runtime:
 
     async def _peek(self, connection: ClientConnection, peeked: f.Peeked) -> None:
         """Answer a Peek with what was ready when it came."""
-        connection.answer(peeked.request, await self._read_peeked(peeked))
+        async with self._peeking:
+            connection.answer(peeked.request, await self._read_peeked(peeked))
+        connection.peeks -= 1
         self.collected(connection)
 
     async def _read_peeked(self, peeked: f.Peeked) -> list[dict[str, Any]]:
