@@ -186,6 +186,7 @@ def test_every_kind_of_frame_and_setting_is_described() -> None:
 
 def test_numbers_in_the_text_are_those_of_the_code() -> None:
     for number, place in (
+        (fields.RUNS_MAX, "Runs in ack, nack, extend | | {}"),
         (fields.RUNS_MAX, "deliveries | 1 to {} runs"),
         (fields.TEXT_MAX, "text | up to {} characters"),
         (fields.NAME_BYTES_MAX, "queue or group: 1 to {} bytes"),

@@ -144,3 +144,30 @@ def test_peek_marks_what_may_have_been_sent_before_a_crash() -> None:
     (peeked,) = rig.effects()
     assert isinstance(peeked, f.Peeked)
     assert list(peeked.spans) == [(0, 1, 4, 0, True), (0, 4, 6, 0, False)]
+
+
+def turns(rig: Rig) -> list[list[f.Delivery | f.Drained]]:
+    """What each turn hands out until nothing is left."""
+    found = []
+    while True:
+        rig.broker.deliveries.dispatch()
+        found.append([one for one in rig.effects() if isinstance(one, f.Delivery | f.Drained)])
+        if not rig.broker.deliveries.has_more:
+            return found
+
+
+@pytest.mark.parametrize(("codec", "sizes", "most"), [("json", [2000], 256), ("binary", [1] * 2000, 512)])
+def test_no_turn_hands_out_more_than_can_be_written_in_milliseconds(codec: str, sizes: list[int], most: int) -> None:
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", codec, 9)
+    rig.broker.subscribe(connection, 1, "q", None, 0, 0)
+    (number,) = [event.subscription for event in rig.take_events(e.Subscribed)]
+    for size in sizes:
+        rig.broker.publish(connection, 1, "q", 0, batch_of([b""] * size))
+    rig.broker.deliveries.credit(connection, number, 1800, 1 << 20, 0, wait_ms=10)
+    rig.take()
+    handed_out = turns(rig)
+    counts = [sum(one.messages for one in turn if isinstance(one, f.Delivery)) for turn in handed_out]
+    assert [one for turn in handed_out for one in turn if isinstance(one, f.Drained)] == handed_out[-1][-1:]
+    assert sum(counts) == 1800, "a pull that takes several turns is one pull"
+    assert max(counts) == most

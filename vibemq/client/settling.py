@@ -1,13 +1,11 @@
 """How deliveries are settled, and how many settlements become few frames."""
 
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from vibemq.client.duration import Duration, milliseconds
 from vibemq.protocol import messages as m
-
-RUNS_MAX: Final = 1 << 15
-"""Runs in one request: half of what the protocol allows."""
+from vibemq.protocol.fields import RUNS_MAX
 
 
 class Failure(NamedTuple):

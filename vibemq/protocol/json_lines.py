@@ -69,7 +69,9 @@ class LineReader:
             self._partial += rest
 
     def _refuse(self) -> None:
-        self.error = FrameTooLong(f"a line of more than {self.limit} bytes: send fewer messages at a time")
+        self.error = FrameTooLong(
+            f"a line of more than {self.limit} bytes: send fewer messages at a time, large ones in the binary codec"
+        )
         self._partial = bytearray()
 
 

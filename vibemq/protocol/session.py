@@ -16,6 +16,7 @@ from typing import Final
 from vibemq.errors import MalformedFrame, ProtocolError, UnexpectedFrame, UnsupportedVersion, from_wire
 from vibemq.protocol import binary, json_lines
 from vibemq.protocol import messages as m
+from vibemq.protocol.fields import LINE_BYTES_MAX
 from vibemq.protocol.frames import PREFACE, FrameReader
 
 HELLO_BYTES_MAX: Final = 16 * 1024
@@ -38,12 +39,12 @@ class ServerSession:
     """The broker's end. `encode` gives the bytes of a reply in the codec that the client chose."""
 
     def __init__(self, frame_bytes_max: int) -> None:
-        """A connection of which nothing has been read; `frame_bytes_max` holds once it said Hello."""
+        """A connection of which nothing has been read; `frame_bytes_max` holds once it said Hello; for JSON less."""
         self.state = State.NEW
         self.error: ProtocolError | None = None
         self.codec = "binary"
         self.encode: Callable[[m.Reply], list[bytes | memoryview]] = binary.encode_reply
-        self._frame_bytes_max = frame_bytes_max
+        self.frame_bytes_max = frame_bytes_max
         self._reader: FrameReader | json_lines.LineReader | None = None
         self._first = b""
 
@@ -91,6 +92,7 @@ class ServerSession:
         first = bytes(data[: len(PREFACE)])
         if first[:1] == b"{":
             self._reader = json_lines.LineReader(HELLO_BYTES_MAX)
+            self.frame_bytes_max = min(self.frame_bytes_max, LINE_BYTES_MAX)
             self.codec, self.encode = "json", json_lines.encode_reply
         elif first == PREFACE:
             self._reader, data = FrameReader(HELLO_BYTES_MAX), data[len(PREFACE) :]
@@ -120,7 +122,7 @@ class ServerSession:
                 f"this broker speaks version {m.VERSION} of the protocol, "
                 f"the client {command.version_min} to {command.version_max}"
             )
-        reader.limit = self._frame_bytes_max
+        reader.limit = self.frame_bytes_max
         return State.OPEN
 
 

@@ -292,7 +292,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             broker=f"vibemq {runtime.version}",
             connection=self.number,
             heartbeat_ms=heartbeat_ms,
-            frame_bytes_max=limits.frame_bytes,
+            frame_bytes_max=self._session.frame_bytes_max,
             batch_messages_max=limits.batch_messages,
             publish_window_bytes=limits.publish_window_bytes,
             publish_window_batches=limits.publish_window_batches,

@@ -8,7 +8,7 @@ from vibemq.errors import InvalidRequest, LeaseLost, UnknownQueue, UnknownSubscr
 from vibemq.events import DEFAULT_GROUP, DeadReason, QueueSettings, ReleaseReason, Span
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache
-from vibemq.server.dispatch import TURN_BYTES_MAX, Consumers, Dispatcher, append_span
+from vibemq.server.dispatch import Consumers, Dispatcher, append_span
 from vibemq.server.effects import Answer, Drained, Ended, LeasesLost, Refusal, Runs, StoredBatch
 from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
@@ -16,6 +16,9 @@ from vibemq.server.subscription import Piece, Subscription
 
 DEAD_LETTER_SUFFIX = ".dlq"
 """Behind a queue's name: its dead-letter queue, unless it has another."""
+
+LOST_RUNS_MAX = 1024
+"""Runs in one LeasesLost: what the protocol allows."""
 
 
 class _Failure:
@@ -147,6 +150,7 @@ class Deliveries:
 
     def dispatch(self) -> None:
         """Hand out what can be handed out: once a turn of the loop, so that a turn's deliveries are one event each."""
+        self._dispatcher.sent.clear()
         if self._changed:
             changed, self._changed = self._changed, {}
             for number in changed:
@@ -154,13 +158,14 @@ class Deliveries:
                 if queue is None or consumers is None or not queue.ready:
                     continue
                 lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000
-                self._dispatcher.sent.clear()
                 for subscription in self._dispatcher.dispatch(queue, consumers):
                     self._watch_lease(subscription, lease_until_us)
-                    if subscription.id in self._pulling:
+                    if self._dispatcher.is_cut_short(subscription):
+                        self._changed[number] = None
+                        if subscription.id in self._pulling:  # it goes on for one more turn
+                            subscription.drain_until_us = self._journal.now_us
+                    elif subscription.id in self._pulling:
                         self._drain(subscription)
-                if any(size >= TURN_BYTES_MAX for size in self._dispatcher.sent.values()):
-                    self._changed[number] = None
         if self._pulling:
             self._end_pulls()
 
@@ -180,6 +185,7 @@ class Deliveries:
                 until is not None
                 and until <= self._journal.now_us
                 and subscription.queue not in self._dispatcher.loading
+                and not self._dispatcher.is_cut_short(subscription)
             ):
                 self._drain(subscription)
 
@@ -413,7 +419,11 @@ class Deliveries:
             self._fail(queue, subscription, lost, ReleaseReason.LEASE_EXPIRED, error="the lease ended")
             runs = tuple((piece.start, piece.end) for piece in lost)
             # Not before the deliveries themselves, which may still wait for a sync.
-            self._journal.effects.append(LeasesLost(subscription.after, subscription.connection, subscription.id, runs))
+            after, connection = subscription.after, subscription.connection
+            self._journal.effects += [
+                LeasesLost(after, connection, subscription.id, runs[at : at + LOST_RUNS_MAX])
+                for at in range(0, len(runs), LOST_RUNS_MAX)
+            ]
         if (due_us := subscription.next_lease_us()) is not None:
             self._watch_lease(subscription, due_us)
 

@@ -16,6 +16,8 @@ from vibemq.server.subscription import Subscription
 
 TURN_BYTES_MAX = 2 << 20
 """After so many bytes a subscription gets its next ones in another turn of the loop."""
+PIECE_BYTES = 4096
+"""A piece of a batch counts as so many at least: a backlog of a million empty messages takes turns too."""
 
 
 class Consumers:
@@ -60,7 +62,7 @@ class Dispatcher:
         self.loading: set[int] = set()
         """Queues that wait for a Load."""
         self.sent: dict[int, int] = {}
-        """Subscription -> bytes that it was sent in this turn."""
+        """Subscription -> bytes that it was sent in this turn, small pieces counted as more."""
 
     def dispatch(self, queue: Queue, consumers: Consumers) -> list[Subscription]:
         """Hand out what is ready as far as credit goes, and return who got something."""
@@ -73,7 +75,7 @@ class Dispatcher:
                 break
             share = -(-ready // len(takers))
             for taker in takers[:ready]:
-                if self._give(queue, group, consumers, taker, min(share, taker.credit_messages)):
+                if self._give(queue, group, consumers, taker, min(share, taker.most)):
                     served.append(taker)
                     consumers.served(taker)
                 if queue.id in self.loading or not queue.ready:
@@ -83,24 +85,33 @@ class Dispatcher:
 
     def _ready_to_take(self, takers: list[Subscription]) -> list[Subscription]:
         """Those with credit that were not sent enough for one turn: a client that stops reading shows between turns."""
-        sent = self.sent
-        return [one for one in takers if one.has_credit and sent.get(one.id, 0) < TURN_BYTES_MAX]
+        return [one for one in takers if one.has_credit and not self.is_cut_short(one)]
+
+    def is_cut_short(self, taker: Subscription) -> bool:
+        """Whether it was sent all that one turn allows, so that there may be more for it in the next."""
+        return self.sent.get(taker.id, 0) >= TURN_BYTES_MAX
 
     def _give(self, queue: Queue, group: Group, consumers: Consumers, taker: Subscription, count: int) -> bool:
         lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000
         spans: list[Span] = []
-        size = 0
+        size = weight = 0
+        first, effects = taker.next_delivery, self._journal.effects
         for number, lane in group.lanes.items():
             for start, end in _ready(lane, queue.next[number], count):
                 at = start
-                while at < end and taker.has_credit and size < TURN_BYTES_MAX:
+                while at < end and taker.has_credit and weight < TURN_BYTES_MAX:
                     stored = self._cache.find(queue.id, number, at)
                     if stored is None:
                         self.loading.add(queue.id)
                         self._journal.loads.append(Load(queue.id, number, at))
                         break
-                    at, sent = self._send(lane, consumers, taker, stored, at, min(end, stored.end), lease_until_us)
+                    stop = min(end, stored.end)
+                    if lane.failed:  # up to as many pieces as messages
+                        stop = min(stop, at + TURN_BYTES_MAX // PIECE_BYTES)
+                    pieces = len(effects)
+                    at, sent = self._send(lane, consumers, taker, stored, at, stop, lease_until_us)
                     size += sent
+                    weight += max(sent, (len(effects) - pieces) * PIECE_BYTES)
                 if at > start:
                     # What was never handed out moves the cursor; what came back does not: they stay two spans.
                     append_span(spans, (number, start, at), apart=start == lane.cursor)
@@ -109,7 +120,8 @@ class Dispatcher:
                     break
         if not spans:
             return False
-        self.sent[taker.id] = self.sent.get(taker.id, 0) + size
+        weight = max(weight, (taker.next_delivery - first) * (TURN_BYTES_MAX // taker.turn_messages_max))
+        self.sent[taker.id] = self.sent.get(taker.id, 0) + weight
         self._journal.record(Delivered(queue.id, DEFAULT_GROUP, taker.id, tuple(spans), size, lease_until_us))
         return True
 

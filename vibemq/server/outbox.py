@@ -26,13 +26,21 @@ class Outbox:
         return len(self._waiting)
 
     def sift(self, effects: Iterable[Effect], durable: int) -> Iterator[Effect]:
-        """Those of new effects that may leave at once, records below `durable` being durable; the others wait."""
+        """Those of new effects that may leave at once, records below `durable` being durable; the others wait.
+
+        None may leave before what waited and could have left already.
+        """
+        blocked = self.has_free(durable)
         for effect in effects:
-            if effect.after <= durable:
+            if effect.after <= durable and not blocked:
                 yield effect
             else:
                 self._count += 1
                 heappush(self._waiting, (effect.after, self._count, effect))
+
+    def has_free(self, durable: int) -> bool:
+        """Whether something waits that may leave now."""
+        return bool(self._waiting) and self._waiting[0][0] <= durable
 
     def release(self, durable: int) -> Iterator[Effect]:
         """Those that waited, and may leave now."""

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from vibemq.projections.intervals import IntervalSet
 from vibemq.server.effects import StoredBatch
 
+COUNT_MAX = (1 << 32) - 1
 RUNS_MIN = 256
 """Below this many runs nobody looks for settled ones in the middle."""
 
@@ -76,6 +77,7 @@ class Subscription:
         "open",
         "queue",
         "runs",
+        "turn_messages_max",
     )
 
     def __init__(self, number: int, queue: int, group: int, connection: int, after: int) -> None:
@@ -85,6 +87,8 @@ class Subscription:
         self.credit_bytes = 0
         self.next_delivery = 1
         self.handed = 0
+        self.turn_messages_max = COUNT_MAX
+        """It is sent at most so many in a turn."""
         self.blocked = False
         """Its client does not read what it was sent."""
         self.drain_until_us: int | None = None
@@ -97,6 +101,11 @@ class Subscription:
     def has_credit(self) -> bool:
         """Whether it may be sent something."""
         return self.credit_messages > 0 and self.credit_bytes > 0 and not self.blocked
+
+    @property
+    def most(self) -> int:
+        """How many messages it may be sent in one go."""
+        return min(self.credit_messages, self.turn_messages_max)
 
     def sent(self, stored: StoredBatch, first: int, count: int, lease_until_us: int) -> int:
         """Messages are on their way: give them numbers, and return the first."""
