@@ -102,6 +102,27 @@ def test_a_failure_is_told_once_and_nothing_follows(operation: str, *, lone: boo
         loop.writer.close()
 
 
+def test_room_that_cannot_be_taken_ahead_is_told_once_by_whoever_notices_it_first() -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    loop = Loop(log, "always")
+    disk.fail("create")
+    while not log.failure:  # until the thread wants the next segment
+        log.append(event(1), TIME_US, [bytes(200)])
+        loop.writer.kick()
+        while loop.writer.busy and not log.failure:
+            loop.turn()
+    for _ in range(3):
+        loop.writer.kick()
+    loop.until_idle()
+    assert len(loop.failures) == 1
+    with pytest.raises(WriteFailed):
+        loop.writer.close()
+    while not loop._calls.empty():
+        loop.turn()
+    assert len(loop.failures) == 1
+
+
 def test_closing_writes_what_is_left() -> None:
     disk = SimulatedDisk()
     log = new_log(disk)

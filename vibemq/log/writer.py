@@ -96,6 +96,7 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="vibemq-writer", daemon=True)
         self._busy = False
         self._closing = False
+        self._failed = False
         self._by_thread = 0
 
     def start(self) -> None:
@@ -117,9 +118,13 @@ class Writer:
 
         `lone`: nothing else waits for the loop, so a small group may be written and synced before this returns.
         """
-        if self._busy or self._closing:
+        if self._busy or self._closing or self._failed:
             return
-        group = self._log.take_group()
+        try:
+            group = self._log.take_group()
+        except WriteFailed as failure:  # the thread took room ahead, failed, and could not tell yet
+            self._finished(_Outcome(failure=failure))
+            return
         if group is None:
             return
         self._busy = True
@@ -165,7 +170,9 @@ class Writer:
     def _finished(self, outcome: _Outcome) -> None:
         """On the event-loop thread: move the positions, send the next group, tell the runtime."""
         if outcome.failure is not None:
-            self._on_failure(outcome.failure)
+            if not self._failed:
+                self._failed = True
+                self._on_failure(outcome.failure)
             return
         if outcome.mark is not None:
             self._log.sync_done(outcome.mark)

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from vibemq.batch import Batch
-from vibemq.errors import BeyondLog, DiskFull, StorageError, VibeMQError, WriteFailed
+from vibemq.errors import BeyondLog, DiskFull, ShuttingDown, StorageError, VibeMQError, WriteFailed
 from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.log.writer import Writer
@@ -314,8 +314,14 @@ class Runtime:
 
         Raises:
             DiskFull: only the reserve is left.
+            ShuttingDown: the log cannot be written any more.
         """
-        if not self.storage.log.admit(size):
+        try:
+            admitted = self.storage.log.admit(size)
+        except StorageError as error:  # perhaps before the writer's thread could tell
+            self._on_failure(error)
+            raise ShuttingDown("the broker stops: its log cannot be written") from error
+        if not admitted:
             raise DiskFull(
                 "the broker's disk is full: publishing is refused until there is room, consuming and acking go on"
             )
