@@ -19,7 +19,7 @@ ROOT: Final = Path(__file__).parent.parent.parent
 PATIENCE_S: Final = 60.0
 QUEUE: Final = "work"
 SETTINGS: Final = """
-segment_bytes = 262144
+segment_bytes = 65536
 reserve_bytes = 65536
 checkpoint_interval_ms = 50
 """
@@ -42,7 +42,7 @@ class Laboratory:
         self._lease_s = lease_s
 
     def start(self, producers: int = 1, consumers: Sequence[str] = ("consume", "pull")) -> None:
-        """Start the broker and clients of it."""
+        """Start the broker and clients of it. They are not yet at work: see `await_progress`."""
         self.broker.start()
         with self.client() as client:
             client.declare(QUEUE, max_attempts=0, lease=self._lease_s)
@@ -50,7 +50,6 @@ class Laboratory:
             self.begin("produce", f"producer{number}")
         for number, kind in enumerate(consumers):
             self.begin(kind, f"consumer{number}")
-        self.await_progress()
 
     @contextmanager
     def client(self) -> Iterator[vibemq.SyncClient]:

@@ -14,6 +14,7 @@ def test_nothing_confirmed_is_lost_when_the_broker_is_killed(tmp_path: Path) -> 
         while kills.left:
             with laboratory(tmp_path / str(kills.done), kills.first + kills.done) as lab:
                 lab.start(producers=1 + kills.done // KILLS_EACH % 2)
+                lab.await_progress()
                 for _ in kills.take(KILLS_EACH):
                     lab.wait(0.05, 0.3)
                     lab.kill_broker()

@@ -13,6 +13,7 @@ def test_paused_consumers_lose_their_leases_and_nobody_a_message(tmp_path: Path)
         for seed in rounds:
             with laboratory(tmp_path / str(seed), seed, lease_s=LEASE_S) as lab:
                 lab.start(consumers=["consume", "consume", "pull"])
+                lab.await_progress()
                 for _ in range(4):
                     lab.pause(lab.random.choice(["consumer0", "consumer1", "consumer2"]), LEASE_S * 1.5)
                     lab.wait(0.01, 0.1)
