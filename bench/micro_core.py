@@ -28,7 +28,7 @@ class Bench:
 
     def __init__(self) -> None:
         """Connect, and subscribe with more credit than is ever used."""
-        limits = Limits(unacked_per_subscription=CREDIT, unacked_bytes_per_subscription=CREDIT)
+        limits = Limits(unacked_per_subscription=CREDIT, credit_bytes_per_subscription=CREDIT)
         self.broker = Broker(Projector(), limits, QueueSettings())
         self.journal = self.broker.journal
         self.journal.now_us = 1

@@ -193,3 +193,18 @@ def test_messages_that_left_the_memory_are_read_from_the_log(tmp_path: Path) -> 
         dead = take(client, "q.dlq", 20)
         assert [str(m["body"]).split()[0] for m in dead] == [str(m["body"]).split()[0] for m in got[14:34]]
         assert [m["id"] for m in dead] == [m["id"] for m in got[14:34]]
+
+
+def test_a_consumer_that_holds_all_it_may_gets_more_when_it_settles(tmp_path: Path) -> None:
+    (tmp_path / "vibemq.toml").write_text("[limits]\nunacked_per_subscription = 10\n")
+    with running(tmp_path / "data", "--config", str(tmp_path / "vibemq.toml")) as broker:
+        client = broker.json()
+        publish(client, "q", *map(str, range(25)))
+        got = take(client, "q", 10)  # and credit for as many more:
+        subscription = got[0]["subscription"]
+        client.send(type="credit", subscription=subscription, messages=20, bytes=1000)
+        assert client.ask(type="show-queue", queue="q")["result"]["unacked"] == 10
+        client.send(type="ack", subscription=subscription, deliveries=[[1, 11]])
+        assert [m["body"] for m in client.read_until("deliver")["messages"]] == [str(n) for n in range(10, 20)]
+        client.send(type="nack", subscription=subscription, deliveries=[[11, 21]], reject=True)
+        assert [m["body"] for m in client.read_until("deliver")["messages"]] == [str(n) for n in range(20, 25)]

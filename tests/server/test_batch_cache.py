@@ -39,7 +39,7 @@ def test_what_is_found_is_right_and_the_bytes_are_bounded(steps: list[tuple[str,
             again = known[number % len(known)]
             cache.add(made(queue, again.sequence, again.batch.count))
         elif action == "discard" and known:
-            cache.discard(known[number % len(known)])
+            cache.discard(queue, known[number % len(known)].origin)
         elif action == "discard queue":
             cache.discard_queue(queue)
             assert all(cache.find(queue, 0, one.sequence) is None for one in known)
@@ -49,7 +49,11 @@ def test_what_is_found_is_right_and_the_bytes_are_bounded(steps: list[tuple[str,
                 for sequence in range(stored.sequence, stored.end):
                     found = cache.find(of_queue, 0, sequence)
                     if found is not None:
-                        assert (found.queue, found.offset, found.sequence) == (of_queue, stored.offset, stored.sequence)
+                        assert (found.queue, found.origin.offset, found.sequence) == (
+                            of_queue,
+                            stored.origin.offset,
+                            stored.sequence,
+                        )
                         held[found] = len(found.batch.data)
             assert cache.find(of_queue, 0, batches[-1].end if batches else 1) is None
             assert cache.find(of_queue, 1, 1) is None

@@ -106,7 +106,9 @@ class BrokerMachine(RuleBasedStateMachine):
         bodies = stored.batch.bodies()[first : first + count]
         consumer = self.model.consumers[effect.subscription]
         ready = consumer.queue.of(State.READY)[:count]
-        assert [(stored.offset, stored.index + at) for at in range(first, first + count)] == [one.id for one in ready]
+        assert [(stored.origin.offset, stored.origin.index + at) for at in range(first, first + count)] == [
+            one.id for one in ready
+        ]
         self.model.deliver(effect.subscription, effect.delivery, bodies, effect.attempt, redelivered=effect.redelivered)
 
     def request(self) -> int:

@@ -227,7 +227,7 @@ class Client:
             raise Violation(f"delivery {effect.delivery} came after delivery {consumer.received}")
         bodies = stored.batch.bodies()[first : first + effect.messages]
         for at, body in enumerate(bodies):
-            identity = stored.offset, stored.index + first + at
+            identity = stored.origin.offset, stored.origin.index + first + at
             self.checker.delivered(consumer.queue, body, identity, redelivered=effect.redelivered)
             consumer.open[effect.delivery + at] = body
         consumer.received = effect.delivery + effect.messages - 1

@@ -6,7 +6,7 @@ Bounded by bytes; the oldest entry goes first. What is not here is in the log.
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
 
-from vibemq.server.effects import StoredBatch
+from vibemq.server.effects import Origin, StoredBatch
 
 
 class BatchCache:
@@ -21,7 +21,7 @@ class BatchCache:
 
     def add(self, stored: StoredBatch) -> None:
         """Keep a batch; a part of it that is here already stays."""
-        key = (stored.queue, stored.lane)
+        key = (stored.queue, stored.origin.lane)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = ([], [])
@@ -34,7 +34,8 @@ class BatchCache:
         self._order[stored] = None
         self.bytes += len(stored.batch.data)
         while self.bytes > self.bytes_max and len(self._order) > 1:
-            self.discard(next(iter(self._order)))
+            oldest = next(iter(self._order))
+            self.discard(oldest.queue, oldest.origin)
 
     def find(self, queue: int, lane: int, sequence: int) -> StoredBatch | None:
         """The batch that holds this message."""
@@ -47,23 +48,23 @@ class BatchCache:
         stored = found[1][at]
         return stored if sequence < stored.end else None
 
-    def discard(self, stored: StoredBatch) -> None:
+    def discard(self, queue: int, origin: Origin) -> None:
         """Let go of a batch, if it is still here."""
-        found = self._lanes.get((stored.queue, stored.lane))
+        found = self._lanes.get((queue, origin.lane))
         if found is None:
             return
         starts, batches = found
-        at = bisect_left(starts, stored.sequence)
-        if at < len(starts) and batches[at] is stored:
+        at = bisect_left(starts, origin.sequence)
+        if at < len(starts) and batches[at].origin is origin:
+            stored = batches.pop(at)
             del starts[at]
-            del batches[at]
             self.bytes -= len(stored.batch.data)
             del self._order[stored]
             if not starts:
-                del self._lanes[stored.queue, stored.lane]
+                del self._lanes[queue, origin.lane]
 
     def discard_queue(self, queue: int) -> None:
         """Let go of all batches of a queue."""
         for key in [key for key in self._lanes if key[0] == queue]:
             for stored in list(self._lanes[key][1]):
-                self.discard(stored)
+                self.discard(queue, stored.origin)

@@ -127,14 +127,12 @@ class Broker:
             raise LimitExceeded(f"a batch of {batch.count} messages is above the limit of {limits.batch_messages}")
         if batch.record_bytes > limits.message_bytes and max(batch.lengths) > limits.message_bytes:
             raise LimitExceeded(f"a message of {max(batch.lengths)} bytes is above the limit of {limits.message_bytes}")
-        queue = self._queue_or_new(queue_name, connection)
-        settings = queue.settings
-        if queue.length + batch.count > settings.max_length:
-            raise QueueFull(
-                f"queue {queue.name!r} holds {queue.length} messages; its max_length is {settings.max_length}"
-            )
-        if queue.bytes + batch.record_bytes > settings.max_bytes:
-            raise QueueFull(f"queue {queue.name!r} holds {queue.bytes} bytes; its max_bytes is {settings.max_bytes}")
+        queue = self._state.queue_named(queue_name)
+        if queue is None:
+            self._check_room(queue_name, self._queue_defaults, 0, 0, batch)
+            queue = self._queue_or_new(queue_name, connection)
+        else:
+            self._check_room(queue_name, queue.settings, queue.length, queue.bytes, batch)
         first = queue.next[DEFAULT_LANE]
         event = e.Published(
             queue.id, DEFAULT_LANE, first, batch.count, batch.record_bytes, producer, sequence, connection
@@ -146,6 +144,17 @@ class Broker:
             self._cache.add(StoredBatch(queue.id, DEFAULT_LANE, first, offset, 0, offset, now_us, batch))
         self.journal.effects.append(Confirmed(offset + 1, connection, request, offset, first, duplicate=False))
         self.deliveries.changed(queue.id)
+
+    def _check_room(self, name: str, settings: QueueSettings, length: int, size: int, batch: Batch) -> None:
+        """Whether a batch fits behind what a queue holds.
+
+        Raises:
+            QueueFull: it does not.
+        """
+        if length + batch.count > settings.max_length:
+            raise QueueFull(f"queue {name!r} holds {length} messages; its max_length is {settings.max_length}")
+        if size + batch.record_bytes > settings.max_bytes:
+            raise QueueFull(f"queue {name!r} holds {size} bytes; its max_bytes is {settings.max_bytes}")
 
     def _confirm_duplicate(self, connection: int, request: int, producer: int, sequence: int, batch: Batch) -> bool:
         known = self._state.producers.known.get(producer)

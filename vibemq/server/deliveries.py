@@ -12,7 +12,7 @@ from vibemq.server.dispatch import Consumers, Dispatcher, append_span
 from vibemq.server.effects import Answer, Drained, Ended, LeasesLost, Refusal, Runs, StoredBatch
 from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
-from vibemq.server.subscription import Piece, Subscription
+from vibemq.server.subscription import COUNT_MAX, Piece, Subscription
 
 DEAD_LETTER_SUFFIX = ".dlq"
 """Behind a queue's name: its dead-letter queue, unless it has another."""
@@ -64,6 +64,7 @@ class Deliveries:
         number = self._state.topology.next_subscription
         offset = self._journal.record(e.Subscribed(number, queue.id, DEFAULT_GROUP, connection))
         subscription = Subscription(number, queue.id, DEFAULT_GROUP, connection, offset + 1)
+        subscription.unacked_max = self._limits.unacked_per_subscription
         self._subscriptions[number] = subscription
         self._consumers.setdefault(queue.id, Consumers()).subscriptions.append(subscription)
         return subscription
@@ -127,8 +128,8 @@ class Deliveries:
             )
         subscription.handed = max(subscription.handed, handed)
         limits = self._limits
-        subscription.credit_messages = min(subscription.credit_messages + messages, limits.unacked_per_subscription)
-        subscription.credit_bytes = min(subscription.credit_bytes + size, limits.unacked_bytes_per_subscription)
+        subscription.credit_messages = min(subscription.credit_messages + messages, COUNT_MAX)
+        subscription.credit_bytes = min(subscription.credit_bytes + size, limits.credit_bytes_per_subscription)
         if wait_ms >= 0:
             subscription.drain_until_us = self._journal.now_us + wait_ms * 1000
             self._pulling[number] = subscription
@@ -209,6 +210,8 @@ class Deliveries:
         if subscription is None:
             self._answer_late(connection, request)
             return
+        if subscription.is_full:
+            self._changed[subscription.queue] = None
         spans: list[Span] = []
         size = asked = done = 0
         for start, end in deliveries:
@@ -217,7 +220,7 @@ class Deliveries:
                 append_span(spans, piece.span)
                 size += piece.bytes
                 done += piece.end - piece.start
-                self._settled(piece)
+                self._settled(subscription.queue, piece)
         if spans:
             self._journal.record(e.Acked(subscription.queue, subscription.group, number, tuple(spans), size))
         self._answer(connection, request, asked, done)
@@ -239,6 +242,8 @@ class Deliveries:
             self._answer_late(connection, request)
             return
         queue = self._state.queues[subscription.queue]
+        if subscription.is_full:
+            self._changed[subscription.queue] = None
         pieces = [piece for start, end in deliveries for piece in subscription.close(start, end)]
         self._fail(queue, subscription, pieces, ReleaseReason.NACKED, delay_ms=delay_ms, error=reason, reject=reject)
         asked = sum(end - start for start, end in deliveries)
@@ -286,11 +291,11 @@ class Deliveries:
             error = LeaseLost("the subscription of these messages has ended: they were given back to the queue")
             self._journal.effects.append(Refusal(0, connection, request, error))
 
-    def _settled(self, piece: Piece) -> None:
-        stored = piece.stored
-        stored.settled += piece.end - piece.start
-        if stored.settled >= stored.batch.count:
-            self._cache.discard(stored)
+    def _settled(self, queue: int, piece: Piece) -> None:
+        origin = piece.origin
+        origin.settled += piece.end - piece.start
+        if origin.settled >= origin.count:
+            self._cache.discard(queue, origin)
 
     def _release(
         self,
@@ -347,7 +352,7 @@ class Deliveries:
                     continue
                 why = DeadReason.REJECTED if reject else DeadReason.MAX_ATTEMPTS
                 dead.setdefault((why, failed + 1), _Failure()).add(part)
-                self._settled(part)
+                self._settled(queue.id, part)
         delay_ms = queue.settings.retry_delay_ms if delay_ms is None else delay_ms
         not_before_us = self._journal.now_us + delay_ms * 1000 if delay_ms else 0
         self._release(queue, subscription, again, reason, counted=True, not_before_us=not_before_us, error=error)
@@ -359,7 +364,7 @@ class Deliveries:
         lane = queue.groups[subscription.group].lanes[number]
         for low, high, failed in lane.attempts(start, end):
             skip = low - start
-            yield Piece(piece.start + skip, piece.start + high - start, piece.stored, piece.first + skip), failed
+            yield Piece(piece.start + skip, piece.start + high - start, piece.origin, piece.first + skip), failed
 
     def _dead_letter(
         self, queue: Queue, subscription: Subscription, failure: _Failure, why: DeadReason, attempts: int, error: str

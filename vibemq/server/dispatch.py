@@ -10,7 +10,7 @@ from itertools import accumulate
 from vibemq.events import DEFAULT_GROUP, Delivered, Span
 from vibemq.projections.queue import Group, Lane, Queue
 from vibemq.server.batch_cache import BatchCache
-from vibemq.server.effects import Delivery, Load, StoredBatch
+from vibemq.server.effects import Delivery, Load, Origin, StoredBatch
 from vibemq.server.journal import Journal
 from vibemq.server.subscription import Subscription
 
@@ -136,14 +136,14 @@ class Dispatcher:
         lease_until_us: int,
     ) -> tuple[int, int]:
         """Send messages start <= sequence < end of a batch as far as credit goes; how far that was, and the bytes."""
-        size = 0
+        size, origin = 0, stored.origin
         for low, high, failed, redelivered in alike(lane, start, end):
             first, count = low - stored.sequence, high - low
-            part = stored.bytes(first, count)
+            part = origin.bytes(first, count)
             if part > taker.credit_bytes:
-                count = _affordable(stored, first, count, taker.credit_bytes)
-                part = stored.bytes(first, count)
-            delivery = taker.sent(stored, first, count, lease_until_us)
+                count = _affordable(origin, first, count, taker.credit_bytes)
+                part = origin.bytes(first, count)
+            delivery = taker.sent(origin, first, count, lease_until_us)
             taker.credit_messages -= count
             taker.credit_bytes -= part
             after = max(taker.after, stored.made_ready + 1)
@@ -184,9 +184,9 @@ def alike(lane: Lane, start: int, end: int) -> Iterator[tuple[int, int, int, boo
             yield low, high, failed, low < known
 
 
-def _affordable(stored: StoredBatch, first: int, count: int, size: int) -> int:
+def _affordable(origin: Origin, first: int, count: int, size: int) -> int:
     """How many of the messages fit into `size` bytes; at least one, or a large message would wait for ever."""
-    sums = accumulate(stored.batch.lengths[first : first + count])
+    sums = accumulate(origin.lengths[first : first + count])
     return max(1, sum(1 for so_far in sums if so_far <= size))
 
 

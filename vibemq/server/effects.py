@@ -14,32 +14,50 @@ Runs: TypeAlias = tuple[tuple[int, int], ...]
 """Half-open runs of a subscription's delivery numbers."""
 
 
-class StoredBatch:
-    """A batch as the log holds it: messages `sequence` and on of a lane, at `index` and on of record `offset`.
+class Origin:
+    """Where the messages of a batch are, and how long: what is kept of it while consumers hold messages of it.
 
-    `made_ready` is the record that put them into this queue: the same one, unless they came as dead letters.
-    `settled` counts messages that are done with, so that the cache can let go of a batch when it is of no more use.
+    They are messages `sequence` and on of a lane, at `index` and on of record `offset`. `settled` counts those that are
+    done with, so that the cache can let go of a batch when it is of no more use.
     """
 
-    __slots__ = ("batch", "index", "lane", "made_ready", "offset", "queue", "sequence", "settled", "time_us")
+    __slots__ = ("count", "index", "lane", "lengths", "offset", "record_bytes", "sequence", "settled")
+
+    def __init__(self, lane: int, sequence: int, offset: int, index: int, batch: Batch) -> None:
+        """Copy from `batch` what is needed; its records are not kept."""
+        self.lane, self.sequence, self.offset, self.index = lane, sequence, offset, index
+        self.count, self.record_bytes = batch.count, batch.record_bytes
+        self.lengths = memoryview(batch.lengths.tobytes()).cast("I")
+        self.settled = 0
+
+    def bytes(self, first: int, count: int) -> int:
+        """The bytes of the records of `count` messages from position `first` on."""
+        return self.record_bytes if count == self.count else int(sum(self.lengths[first : first + count]))
+
+
+class StoredBatch:
+    """A batch as the log holds it, in memory for a while.
+
+    `made_ready` is the record that put its messages into this queue: the one they were published by, unless they came
+    as dead letters.
+    """
+
+    __slots__ = ("batch", "end", "made_ready", "origin", "queue", "sequence", "time_us")
 
     def __init__(
         self, queue: int, lane: int, sequence: int, offset: int, index: int, made_ready: int, time_us: int, batch: Batch
     ) -> None:
         """Keep the batch with its place."""
-        self.queue, self.lane, self.sequence = queue, lane, sequence
-        self.offset, self.index, self.made_ready, self.time_us, self.batch = offset, index, made_ready, time_us, batch
-        self.settled = 0
-
-    @property
-    def end(self) -> int:
+        self.queue, self.sequence, self.made_ready, self.time_us, self.batch = (
+            queue,
+            sequence,
+            made_ready,
+            time_us,
+            batch,
+        )
+        self.end = sequence + batch.count
         """One more than the sequence of the last message."""
-        return self.sequence + self.batch.count
-
-    def bytes(self, first: int, count: int) -> int:
-        """The bytes of the records of `count` messages from position `first` on."""
-        batch = self.batch
-        return batch.record_bytes if count == batch.count else int(sum(batch.lengths[first : first + count]))
+        self.origin = Origin(lane, sequence, offset, index, batch)
 
 
 class Confirmed(NamedTuple):

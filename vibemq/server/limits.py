@@ -21,8 +21,8 @@ class Limits:
     connections_per_address: int = 20_000
     subscriptions_per_connection: int = 1_000
     queues: int = 100_000
-    unacked_per_subscription: int = 1_000_000
-    unacked_bytes_per_subscription: int = 256 * MIB
+    unacked_per_subscription: int = 200_000
+    credit_bytes_per_subscription: int = 256 * MIB
     publish_window_bytes: int = 16 * MIB
     publish_window_batches: int = 1_000
     unsynced_bytes: int = 64 * MIB

@@ -369,7 +369,7 @@ class Runtime:
                 stored = (await self._read(load))[0]
                 first, count = at - stored.sequence, min(end, stored.end) - at
                 found += _describe(stored, first, count, failed + 1, redelivered)
-                left -= stored.bytes(first, count)
+                left -= stored.origin.bytes(first, count)
                 at += count
         return found
 
@@ -444,7 +444,7 @@ def _describe(stored: f.StoredBatch, first: int, count: int, attempt: int, redel
     batch = Batch(b"".join(stored.batch.cut(first, count)))
     return [
         {
-            "id": f"{stored.offset}-{stored.index + first + at}",
+            "id": f"{stored.origin.offset}-{stored.origin.index + first + at}",
             "sequence": stored.sequence + first + at,
             "body": body,
             **_headers(packed),

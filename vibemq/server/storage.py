@@ -16,10 +16,13 @@ from vibemq.log.index import Checkpoint, Index, LmdbIndex
 from vibemq.log.log import Log
 from vibemq.log.recovery import Recovery
 from vibemq.log.segment import SEGMENT_HEADER_BYTES
+from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
 from vibemq.server.effects import Load, StoredBatch
 from vibemq.server.journal import NewRecord
 
+_NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
+"""What a state meets when it is restored from, or applies, what does not fit it."""
 READ_BYTES = 512 * 1024
 """How much of the log is read at a time for a consumer that works through a backlog."""
 
@@ -102,7 +105,7 @@ class Storage:
             event = record.event
             try:
                 state.apply(record.offset, record.time_us, event)
-            except (AssertionError, LookupError, ValueError) as problem:
+            except _NONSENSE as problem:
                 raise EventNotApplied(record.offset, type(event).__name__, repr(problem)) from problem
             index.note(record.offset, record.time_us, record.base, record.at, event)
 
@@ -201,6 +204,10 @@ def restore(checkpoint: Checkpoint) -> Projector:
     """
     saved = [(key, as_of, blob) for key, (as_of, blob) in checkpoint.parts.items()]
     try:
-        return Projector.restore(saved, checkpoint.start)
-    except (msgspec.MsgspecError, AssertionError, LookupError, TypeError, ValueError) as problem:
+        state = Projector.restore(saved, checkpoint.start)
+        # Values of a wrong kind may go unnoticed until the parts are saved again, which would end the broker.
+        if {one.key: parts.encode(one) for one in state.parts()} != {key: blob for key, _, blob in saved}:
+            raise ValueError("its parts are not in the form in which parts are saved")
+    except (msgspec.MsgspecError, RecursionError, *_NONSENSE) as problem:
         raise FormatUnsupported(f"a checkpoint cannot be read: {problem!r}") from problem
+    return state

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from vibemq.projections.intervals import IntervalSet
-from vibemq.server.effects import StoredBatch
+from vibemq.server.effects import Origin
 
 COUNT_MAX = (1 << 32) - 1
 RUNS_MIN = 256
@@ -18,19 +18,19 @@ RUNS_MIN = 256
 
 
 class Run:
-    """Delivery numbers `start` .. `end - 1`: messages of `stored` from its position `first` on."""
+    """Delivery numbers `start` .. `end - 1`: messages of `origin` from its position `first` on."""
 
-    __slots__ = ("end", "first", "lease_until_us", "start", "stored")
+    __slots__ = ("end", "first", "lease_until_us", "origin", "start")
 
-    def __init__(self, start: int, end: int, stored: StoredBatch, first: int, lease_until_us: int) -> None:
+    def __init__(self, start: int, end: int, origin: Origin, first: int, lease_until_us: int) -> None:
         """Remember a delivery."""
-        self.start, self.end, self.stored, self.first, self.lease_until_us = start, end, stored, first, lease_until_us
+        self.start, self.end, self.origin, self.first, self.lease_until_us = start, end, origin, first, lease_until_us
 
     def part(self, start: int, end: int, lease_until_us: int) -> "list[Run]":
         """The run of some of its numbers, with a lease of their own; none for none."""
         if start >= end:
             return []
-        return [Run(start, end, self.stored, self.first + start - self.start, lease_until_us)]
+        return [Run(start, end, self.origin, self.first + start - self.start, lease_until_us)]
 
 
 class Piece(NamedTuple):
@@ -38,24 +38,24 @@ class Piece(NamedTuple):
 
     start: int
     end: int
-    stored: StoredBatch
+    origin: Origin
     first: int
 
     @property
     def span(self) -> tuple[int, int, int]:
         """(lane, first sequence, end)."""
-        sequence = self.stored.sequence + self.first
-        return self.stored.lane, sequence, sequence + self.end - self.start
+        sequence = self.origin.sequence + self.first
+        return self.origin.lane, sequence, sequence + self.end - self.start
 
     @property
     def ref(self) -> tuple[int, int, int]:
         """(record offset, index, count)."""
-        return self.stored.offset, self.stored.index + self.first, self.end - self.start
+        return self.origin.offset, self.origin.index + self.first, self.end - self.start
 
     @property
     def bytes(self) -> int:
         """The bytes of the records."""
-        return self.stored.bytes(self.first, self.end - self.start)
+        return self.origin.bytes(self.first, self.end - self.start)
 
 
 class Subscription:
@@ -78,6 +78,7 @@ class Subscription:
         "queue",
         "runs",
         "turn_messages_max",
+        "unacked_max",
     )
 
     def __init__(self, number: int, queue: int, group: int, connection: int, after: int) -> None:
@@ -89,6 +90,8 @@ class Subscription:
         self.handed = 0
         self.turn_messages_max = COUNT_MAX
         """It is sent at most so many in a turn."""
+        self.unacked_max = COUNT_MAX
+        """It is sent nothing more while it holds so many."""
         self.blocked = False
         """Its client does not read what it was sent."""
         self.drain_until_us: int | None = None
@@ -100,19 +103,24 @@ class Subscription:
     @property
     def has_credit(self) -> bool:
         """Whether it may be sent something."""
-        return self.credit_messages > 0 and self.credit_bytes > 0 and not self.blocked
+        return self.credit_messages > 0 and self.credit_bytes > 0 and not self.blocked and not self.is_full
 
     @property
     def most(self) -> int:
         """How many messages it may be sent in one go."""
-        return min(self.credit_messages, self.turn_messages_max)
+        return min(self.credit_messages, self.turn_messages_max, self.unacked_max - self.open.total)
 
-    def sent(self, stored: StoredBatch, first: int, count: int, lease_until_us: int) -> int:
+    @property
+    def is_full(self) -> bool:
+        """Whether it holds as many unacked messages as it may."""
+        return self.open.total >= self.unacked_max
+
+    def sent(self, origin: Origin, first: int, count: int, lease_until_us: int) -> int:
         """Messages are on their way: give them numbers, and return the first."""
         start = self.next_delivery
         end = self.next_delivery = start + count
         self.open.add(start, end)
-        self.runs.append(Run(start, end, stored, first, lease_until_us))
+        self.runs.append(Run(start, end, origin, first, lease_until_us))
         return start
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
@@ -122,7 +130,7 @@ class Subscription:
         while start < end:
             run = runs[at]
             stop = min(end, run.end)
-            yield Piece(start, stop, run.stored, run.first + start - run.start)
+            yield Piece(start, stop, run.origin, run.first + start - run.start)
             start = stop
             at += 1
 
@@ -149,7 +157,7 @@ class Subscription:
                 kept.append(run)
                 continue
             for low, high in self.open.within(run.start, run.end):
-                found.append(Piece(low, high, run.stored, run.first + low - run.start))
+                found.append(Piece(low, high, run.origin, run.first + low - run.start))
             self.open.remove(run.start, run.end)
         # A run of which nothing was open goes too: `next_lease_us` would name its end for ever.
         self.runs = kept
