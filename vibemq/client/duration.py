@@ -25,9 +25,11 @@ def milliseconds(duration: Duration, what: str) -> int:
             raise UsageError(
                 f'{what} is {duration!r}: write seconds as a number, or text such as "250ms", "30s", "5m", "2h"'
             )
-        return round(float(found[1]) * _UNITS_MS[found[2]])
+        duration = float(found[1]) * _UNITS_MS[found[2]] / 1_000
     try:
         seconds = float(duration)
+    except OverflowError:  # an int of hundreds of digits
+        seconds = math.inf
     except (TypeError, ValueError):
         raise UsageError(
             f'{what} is a {type(duration).__name__}: write seconds as a number, or text such as "30s"'
