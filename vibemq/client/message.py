@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from itertools import accumulate, repeat
 from typing import TYPE_CHECKING, Final, TypeVar
 
+import msgspec
+
 from vibemq.batch import HEADERS, Batch, Headers, unpack_headers
 from vibemq.client.duration import Duration, milliseconds
 from vibemq.client.settling import Failure
@@ -113,26 +115,21 @@ class Parcel:
         return unpack_headers(self._data[start : start + size])
 
 
-class Received:
-    """The facts of a message; Message and SyncMessage add what can be done with it."""
+class Received(msgspec.Struct, gc=False, eq=False):
+    """The facts of a message; Message and SyncMessage add what can be done with it.
 
-    __slots__ = ("body", "delivery", "parcel", "settled")
+    The garbage collector does not track messages: there are many, and it would look at all of them again and again.
+    Nothing that a message refers to refers back to it once it is handed out, so nothing leaks by that.
+    """
 
-    body: bytes
-    """What was published, as it was."""
-    delivery: int
-    """The number that acks of it carry: the subscription's deliveries, counted from 1."""
     parcel: Parcel
     """What it came in."""
-    settled: bool
+    delivery: int
+    """The number that acks of it carry: the subscription's deliveries, counted from 1."""
+    body: bytes
+    """What was published, as it was."""
+    settled: bool = False
     """Whether it was acked, nacked or rejected here."""
-
-    def __init__(self, parcel: Parcel, number: int, body: bytes) -> None:
-        """Delivery `number` of `parcel`."""
-        self.parcel = parcel
-        self.delivery = number
-        self.body = body
-        self.settled = False
 
     @property
     def headers(self) -> Headers:
@@ -182,10 +179,8 @@ class Received:
         return f"<{type(self).__name__} {self.id} from {self.queue!r}: {shown}{again}>"
 
 
-class Message(Received):
+class Message(Received, gc=False, eq=False):
     """A message of an asynchronous client. What is done first with it counts: settling it again does nothing."""
-
-    __slots__ = ()
 
     async def ack(self, *, confirm: bool = False) -> None:
         """It is done, and will not come again.

@@ -13,7 +13,9 @@ import asyncio
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, repeat
-from typing import Final, NamedTuple, TypeAlias, cast
+from typing import Final, TypeAlias, cast
+
+import msgspec
 
 from vibemq.batch import MESSAGES_MAX, HeaderValue, pack, pack_headers
 from vibemq.client.link import Link
@@ -37,7 +39,7 @@ Body: TypeAlias = bytes | bytearray | memoryview
 """What is not bytes is copied at the call."""
 
 
-class Receipt(NamedTuple):
+class Receipt(msgspec.Struct, frozen=True, gc=False):
     """A message is durable. `duplicate`: an earlier try had stored it already."""
 
     queue: str
@@ -50,9 +52,6 @@ class Receipt(NamedTuple):
     def id(self) -> str:
         """The name of the message, for `vibemq why` and in Message.id."""
         return f"{self.offset}-{self.batch_index}"
-
-
-_new_receipt = tuple.__new__
 
 
 class Outgoing:
@@ -81,16 +80,9 @@ class Outgoing:
 
     def confirmed(self, reply: m.Confirmed) -> None:
         """Tell everybody who waits. Who was cancelled meanwhile is passed over."""
+        numbers = count(reply.sequence)
         receipts = map(
-            _new_receipt,
-            repeat(Receipt),
-            zip(
-                repeat(self.queue),
-                count(reply.sequence),
-                repeat(reply.offset),
-                range(self.count),
-                repeat(reply.duplicate),
-            ),
+            Receipt, repeat(self.queue), numbers, repeat(reply.offset), range(self.count), repeat(reply.duplicate)
         )
         if self.whole is not None:
             if not self.whole.done():

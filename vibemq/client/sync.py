@@ -15,7 +15,7 @@ from typing import Self, TypeVar, Unpack
 from vibemq.client.client import Client, address_of
 from vibemq.client.consumer import Batches, Messages
 from vibemq.client.duration import Duration, milliseconds
-from vibemq.client.message import Parcel, Received
+from vibemq.client.message import Received
 from vibemq.client.options import ConnectOptions, Options
 from vibemq.client.peeked import PeekedMessage
 from vibemq.client.publisher import Body, MessageHeaders, Receipt
@@ -102,15 +102,16 @@ class Bridge:
                 subscription.fail(number, failure)
 
 
-class SyncMessage(Received):
+class SyncMessage(Received, gc=False, eq=False):
     """A message of a blocking client. What is done first with it counts: settling it again does nothing."""
 
-    __slots__ = ("_bridge",)
+    bridge: Bridge | None = None
+    """What settles it."""
 
-    def __init__(self, bridge: Bridge, parcel: Parcel, number: int, body: bytes) -> None:
-        """Delivery `number` of `parcel`, settled over `bridge`."""
-        super().__init__(parcel, number, body)
-        self._bridge = bridge
+    @property
+    def _over(self) -> Bridge:
+        assert self.bridge is not None
+        return self.bridge
 
     def ack(self, *, confirm: bool = False) -> None:
         """It is done, and will not come again. Returns once that is queued; with `confirm` once it is durable.
@@ -142,14 +143,14 @@ class SyncMessage(Received):
         Raises:
             LeaseLost: the lease had ended already.
         """
-        self._bridge.call(self.parcel.subscription.extend(self.delivery, milliseconds(seconds, "seconds")))
+        self._over.call(self.parcel.subscription.extend(self.delivery, milliseconds(seconds, "seconds")))
 
     def _settle(self, failure: Failure | None, *, confirm: bool) -> None:
         if confirm:
-            self._bridge.call(self.parcel.subscription.settle(self, failure, confirm=True))
+            self._over.call(self.parcel.subscription.settle(self, failure, confirm=True))
         elif not self.settled:
             self.settled = True
-            self._bridge.settle(self.parcel.subscription, self.delivery, failure)
+            self._over.settle(self.parcel.subscription, self.delivery, failure)
 
 
 class SyncBatches(Iterator[list[SyncMessage]]):
@@ -212,7 +213,7 @@ class SyncConsuming:
         bridge = self._bridge
         queue, prefetch, group = self._wanted
         messages = self._client.messages_of(
-            lambda parcel, number, body: SyncMessage(bridge, parcel, number, body), queue, prefetch, group
+            lambda parcel, number, body: SyncMessage(parcel, number, body, bridge=bridge), queue, prefetch, group
         )
         await messages.start()
         return messages
@@ -308,7 +309,7 @@ class SyncClient:
         bridge = self._bridge
         return bridge.call(
             self._client.pull_as(
-                lambda parcel, number, body: SyncMessage(bridge, parcel, number, body), queue, max_messages, wait
+                lambda parcel, number, body: SyncMessage(parcel, number, body, bridge=bridge), queue, max_messages, wait
             )
         )
 
