@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" %
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench clean
+.PHONY: help serve test check bench fuzz clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.* ## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -27,6 +27,11 @@ check: $(INSTALLED) ## lint, formatting, types
 
 bench: $(INSTALLED) ## measure against the targets
 	$(BIN)/python -m bench.targets $(ARGS)
+
+FUZZ_SECONDS ?= 600
+fuzz: $(INSTALLED) ## search for inputs that break something (FUZZ_SECONDS=600)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 clean: ## remove the environment, caches and builds; never data
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist

@@ -1,0 +1,277 @@
+"""Hostile peers at a real broker, while another client publishes: it is served, and the broker's memory stays bounded.
+
+Each attack prints what it cost: `pytest -s tests/fuzz/test_peers.py`. Times are printed and not judged.
+"""
+
+import json
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.running import JsonClient, RunningBroker, running
+from vibemq.batch import pack
+from vibemq.protocol import binary
+from vibemq.protocol import messages as m
+from vibemq.protocol.fields import RUNS_MAX
+from vibemq.protocol.frames import HEAD, PREFACE
+
+MIB: Final = 1 << 20
+GROWTH_MAX: Final = 100 * MIB
+"""What the limits allow beside a broker at rest: caches and buffers, with room for the allocator."""
+ATTACK_SECONDS_MAX: Final = 4.0
+HELLO: Final = PREFACE + b"".join(binary.encode_command(m.Hello()))
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
+    """One broker for all attacks: what one leaves behind, the next one meets."""
+    folder = tmp_path_factory.mktemp("peers")
+    (folder / "vibemq.toml").write_text("[limits]\nhello_timeout_ms = 2000\n")
+    with running(folder / "data", "--config", str(folder / "vibemq.toml")) as started:
+        yield started
+
+
+class Bystander:
+    """A client that publishes and waits for the confirm, again and again, in a thread; `ms` are its latencies."""
+
+    def __init__(self, broker: RunningBroker) -> None:
+        self._client, self._over, self.ms = JsonClient(broker.port), threading.Event(), list[float]()
+        self.failure = ""
+        self._thread = threading.Thread(target=self._publish)
+        self._thread.start()
+
+    def _publish(self) -> None:
+        try:
+            while not self._over.is_set():
+                begun = time.perf_counter()
+                answer = self._client.ask(type="publish", queue="bystander", messages=[{"body": "x"}])
+                if answer.get("type") != "confirmed":
+                    self.failure = f"was answered {answer}"
+                    return
+                self.ms.append((time.perf_counter() - begun) * 1000)
+                time.sleep(0.002)
+        except OSError as problem:
+            self.failure = repr(problem)
+
+    def stop(self) -> list[float]:
+        """End; the latencies in order."""
+        self._over.set()
+        self._thread.join(30)
+        self._client.close()
+        return sorted(self.ms) or [0.0]
+
+
+def connect(broker: RunningBroker) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", broker.port), timeout=10)
+
+
+def send_for_a_while(connection: socket.socket, data: bytes, seconds: float = ATTACK_SECONDS_MAX) -> None:
+    """Send as much as the broker takes, and read what it answers, until it has done with all, or the time is over."""
+    connection.setblocking(False)
+    view, deadline = memoryview(data), time.monotonic() + seconds
+    with selectors.DefaultSelector() as selector, suppress(ConnectionError):
+        selector.register(connection, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        while time.monotonic() < deadline:
+            for _, ready in selector.select(0.1):
+                if ready & selectors.EVENT_READ and not connection.recv(1 << 20):
+                    return
+                if ready & selectors.EVENT_WRITE:
+                    view = view[connection.send(view[: 1 << 18]) :]
+                    if not view:  # the broker closes when it has read to the end
+                        selector.modify(connection, selectors.EVENT_READ)
+                        connection.shutdown(socket.SHUT_WR)
+
+
+def opened(broker: RunningBroker, hello: bytes = HELLO) -> socket.socket:
+    connection = connect(broker)
+    connection.sendall(hello)
+    connection.recv(4096)
+    return connection
+
+
+def frames(*commands: m.Command) -> bytes:
+    return b"".join(b"".join(binary.encode_command(one)) for one in commands)
+
+
+def flood(broker: RunningBroker, data: bytes, hello: bytes = HELLO) -> None:
+    with opened(broker, hello) as connection:
+        send_for_a_while(connection, data)
+
+
+def lengths_that_lie(broker: RunningBroker) -> None:
+    for _ in range(100):
+        with opened(broker) as connection, suppress(ConnectionError):
+            connection.sendall(HEAD.pack(16 * MIB, 1, 0, 0) + b"x" * 1000)
+    with opened(broker) as connection, suppress(ConnectionError):
+        connection.sendall(HEAD.pack((1 << 32) - 1, 1, 0, 0))
+
+
+def half_frames(broker: RunningBroker) -> None:
+    publish = frames(m.Flush(request=1))[:-1]
+    some = [opened(broker) for _ in range(200)]
+    for connection in some:
+        connection.sendall(publish)
+    time.sleep(0.5)
+    for connection in some:
+        connection.close()
+
+
+def slow_bytes(broker: RunningBroker) -> None:
+    some = [connect(broker) for _ in range(200)]
+    for at in range(20):
+        for connection in some:
+            with suppress(ConnectionError):
+                connection.sendall(HELLO[at : at + 1])
+        time.sleep(0.01)
+    for connection in some:
+        connection.close()
+
+
+def pings(broker: RunningBroker) -> None:
+    flood(broker, frames(m.Ping()) * 200_000)
+
+
+def credits_for_nobody(broker: RunningBroker) -> None:
+    flood(broker, frames(m.Credit(subscription=77, messages=1, bytes=1)) * 200_000)
+
+
+def acks_for_nobody(broker: RunningBroker) -> None:
+    flood(broker, frames(m.Ack(subscription=77, deliveries=((1, 2),), request=3)) * 200_000)
+
+
+def empty_lines(broker: RunningBroker) -> None:
+    flood(broker, b"\n" * 1_000_000, b'{"type":"hello"}\n')
+
+
+def many_runs(broker: RunningBroker) -> None:
+    runs = tuple((2 * at + 1, 2 * at + 2) for at in range(RUNS_MAX))
+    subscribe = frames(m.Subscribe(request=1, queue="runs", messages=1 << 20, bytes=1 << 28))
+    batch = b"".join(pack([b""] * 4 * RUNS_MAX))
+    publish = b"".join(binary.encode_publish(2, b"runs", 0, [batch]))
+    flood(broker, subscribe + publish * 4 + frames(m.Ack(subscription=1, deliveries=runs)) * 200)
+
+
+def empty_messages(broker: RunningBroker) -> None:
+    publish = b"".join(binary.encode_publish(2, b"empties", 0, [b"".join(pack([b""] * 65_536))]))
+    flood(broker, publish * 40)
+
+
+def a_backlog_for_json(broker: RunningBroker) -> None:
+    subscribe = b'{"type":"subscribe","request":1,"queue":"empties","messages":1000000,"bytes":100000000}\n'
+    with opened(broker, b'{"type":"hello"}\n' + subscribe) as connection:
+        connection.settimeout(2)
+        received, deadline = 0, time.monotonic() + ATTACK_SECONDS_MAX
+        with suppress(TimeoutError):
+            while received < 40 * MIB and time.monotonic() < deadline:
+                received += len(connection.recv(1 << 20))
+
+
+def no_reads(broker: RunningBroker) -> None:
+    some = [connect(broker) for _ in range(5)]
+    ask = b"".join(
+        frames(m.Peek(request=at, queue="empties", count=1000), m.ListQueues(request=at)) for at in range(1, 3000)
+    )
+    for connection in some:
+        connection.settimeout(0.2)
+        with suppress(TimeoutError, ConnectionError):
+            connection.sendall(HELLO + ask * 5)
+    time.sleep(1)
+    for connection in some:
+        connection.close()
+
+
+def connections(broker: RunningBroker) -> None:
+    for _ in range(2000):
+        connect(broker).close()
+
+
+def header_bombs(broker: RunningBroker) -> None:
+    body = b"\xdf\x00\x00\xff\xff" + b"\xa1a\xc0" * 20_000
+    head = (1).to_bytes(4, "little") + b"\x01\x00\x04\x00" + len(body).to_bytes(4, "little") * 2
+    publish = b"".join(binary.encode_publish(2, b"bombs", 0, [head + body]))
+    nested = (
+        b'{"type":"publish","request":1,"queue":"bombs","messages":[{"body":"","headers":' + b'{"a":' * 100_000 + b"\n"
+    )
+    flood(broker, publish * 100)
+    flood(broker, nested, b'{"type":"hello"}\n')
+    reader = broker.json()
+    assert reader.ask(type="peek", queue="bombs", count=5)["type"] == "done"
+
+
+def large_maps(broker: RunningBroker) -> None:
+    padding = {f"{at:06}": at for at in range(50_000)}
+    encoded = json.dumps({"type": "declare", "request": 1, "queue": "maps", "settings": padding}).encode()
+    flood(broker, (encoded + b"\n") * 10, b'{"type":"hello"}\n')
+    runs = b"\xdd" + (340_000).to_bytes(4, "big") + b"\x92\x01\x02" * 340_000
+    control = b"\x84\xa4type\xa3ack\xacsubscription\x01\xa7request\x01\xaadeliveries" + runs
+    flood(broker, (HEAD.pack(len(control), 0, 0, 0) + control) * 10)
+
+
+def nested_json(broker: RunningBroker) -> None:
+    for line in (b"[" * 500_000, b'{"a":' * 200_000, b'{"type":"publish","request":1,"x":' + b"[" * 500_000):
+        flood(broker, line + b"\n", b'{"type":"hello"}\n')
+
+
+ATTACKS: Final[tuple[Callable[[RunningBroker], None], ...]] = (
+    lengths_that_lie,
+    half_frames,
+    slow_bytes,
+    pings,
+    credits_for_nobody,
+    acks_for_nobody,
+    empty_lines,
+    many_runs,
+    empty_messages,
+    a_backlog_for_json,
+    no_reads,
+    connections,
+    header_bombs,
+    large_maps,
+    nested_json,
+)
+
+
+def measured(broker: RunningBroker, attack: Callable[[RunningBroker], None]) -> tuple[list[float], str]:
+    """The latencies of another client during an attack, and why it was not served."""
+    bystander = Bystander(broker)
+    time.sleep(0.1)
+    try:
+        attack(broker)
+    finally:
+        latencies = bystander.stop()
+    return latencies, bystander.failure
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_a_hostile_peer_costs_bounded_memory_and_others_are_served(
+    broker: RunningBroker, attack: Callable[[RunningBroker], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet, _ = measured(broker, lambda _: time.sleep(0.3))
+    before = broker.rss_bytes()
+    latencies, failure = measured(broker, attack)
+    after = broker.rss_bytes()
+    with capsys.disabled():
+        print(  # noqa: T201 - the figures are the point
+            f"\n{attack.__name__:20} RSS {before // MIB:4} -> {after // MIB:4} MiB   p50/p99/max ms: quiet "
+            f"{quiet[len(quiet) // 2]:5.1f}/{quiet[len(quiet) * 99 // 100]:6.1f}, attacked "
+            f"{latencies[len(latencies) // 2]:5.1f}/{latencies[len(latencies) * 99 // 100]:6.1f}/{latencies[-1]:6.1f}"
+            f" ({len(latencies)})",
+            end="",
+        )
+    assert failure == ""
+    assert len(latencies) > 2, "another client was hardly served"
+    assert after - before < GROWTH_MAX
+    assert broker.process is not None
+    assert broker.process.poll() is None
+
+
+def test_the_broker_has_logged_no_traceback(broker: RunningBroker) -> None:
+    assert "Traceback" not in broker.log.read_text()
+    assert Path(broker.data).exists()

@@ -1,0 +1,269 @@
+"""Targets for what comes over the wire: sessions of both ends, batches, and the broker behind them."""
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from tests.fuzz.target import Target
+from tests.protocol import strategies
+from tests.protocol.examples import BATCH, COMMANDS, REPLIES
+from vibemq import events as e
+from vibemq.batch import Batch, pack
+from vibemq.errors import InvalidRequest, RequestError, VibeMQError
+from vibemq.events import QueueSettings
+from vibemq.projections.projector import Projector
+from vibemq.protocol import binary, json_lines
+from vibemq.protocol import messages as m
+from vibemq.protocol.frames import HEAD, PREFACE
+from vibemq.protocol.session import ClientSession, ServerSession, State
+from vibemq.server.broker import Broker
+from vibemq.server.commands import COMMANDS as CALLS
+from vibemq.server.limits import Limits
+
+FRAME_BYTES_MAX = 4096
+HELLO = PREFACE + b"".join(binary.encode_command(m.Hello()))
+JSON_HELLO = b'{"type":"hello"}\n'
+START_US = 1_700_000_000_000_000
+WORDS = (
+    *(type(one).__name__.lower().encode() for one in (*COMMANDS, *REPLIES)),
+    *(name.encode() for one in (*COMMANDS, *REPLIES) for name in one.__struct_fields__),
+    *(b"q", b'"type":"', b"[[1,2]]", b"\x92\x01\x02", b"\xc1", b"\\ud800", b"1e400", b"NaN", b'{"a":', b"\n", b"\r\n"),
+)
+
+
+def _pieces(stream: bytes, seed: int) -> list[bytes]:
+    """The stream cut by chance; seed 0: byte by byte."""
+    random, at, found = Random(seed), 0, list[bytes]()
+    while at < len(stream):
+        size = random.choice((1, 2, 7, 40, 600)) if seed else 1
+        found.append(stream[at : at + size])
+        at += size
+    return found
+
+
+def _heard(pieces: Sequence[bytes]) -> tuple[list[m.Command | m.Refused], ServerSession]:
+    session, commands = ServerSession(FRAME_BYTES_MAX), list[m.Command | m.Refused]()
+    for piece in pieces:
+        commands += session.receive(memoryview(piece))
+        while session.has_more:
+            commands += session.receive(memoryview(b""))
+    return commands, session
+
+
+def _server(data: bytes, hello: bytes) -> None:
+    """Byte 0: how the stream is cut, and whether a hello comes before it."""
+    if not data:
+        return
+    stream = (hello if data[0] & 1 else b"") + data[1:]
+    whole, session = _heard([stream])
+    cut, other = _heard(_pieces(stream, data[0] >> 1))
+    assert [strategies.plain(one) for one in cut] == [strategies.plain(one) for one in whole], (
+        "what is understood depends on the cuts"
+    )
+    assert (other.state, type(other.error)) == (session.state, type(session.error))
+    if session.error is not None:
+        assert session.state is State.CLOSED
+    for command in whole:
+        _check_command(command, session)
+
+
+def _check_command(command: m.Command | m.Refused, session: ServerSession) -> None:
+    if isinstance(command, m.Refused):
+        assert isinstance(command.error, RequestError)
+        assert len(command.error.text) < 1000, "a refusal repeats what it was sent"
+        session.encode(m.Failed(request=command.request, code=command.error.code, text=command.error.text))
+        return
+    frame = b"".join(binary.encode_command(command))
+    length, kind, flags, _ = HEAD.unpack_from(frame)
+    assert length == len(frame) - HEAD.size
+    again = binary.decode_command((kind, flags, memoryview(frame)[HEAD.size :]))
+    assert strategies.plain(again) == strategies.plain(command), (
+        "a command that was accepted is another one in the binary codec"
+    )
+
+
+def run_binary(data: bytes) -> None:
+    """ServerSession, binary."""
+    _server(data, HELLO)
+
+
+def run_json(data: bytes) -> None:
+    """ServerSession, JSON lines."""
+    _server(data, JSON_HELLO)
+
+
+def _replies(pieces: Sequence[bytes]) -> tuple[list[m.Reply], str]:
+    session, found = ClientSession(2 * FRAME_BYTES_MAX), list[m.Reply]()
+    try:
+        for piece in pieces:
+            for reply in session.receive(memoryview(piece)):
+                found.append(reply)  # one by one: what came before an error counts
+    except VibeMQError as problem:
+        return found, f"{type(problem).__name__} {problem.text}"
+    return found, ""
+
+
+def run_client(data: bytes) -> None:
+    """ClientSession, and the batches of what it delivers."""
+    if not data:
+        return
+    whole, end = _replies([data[1:]])
+    cut, cut_end = _replies(_pieces(data[1:], data[0]))
+    assert repr(list(map(strategies.plain, cut))) == repr(list(map(strategies.plain, whole)))  # NaN equals nothing
+    assert end == cut_end
+    for reply in cut:
+        if isinstance(reply, m.Deliver):
+            again, problem = _replies([b"".join(binary.encode_reply(reply))])
+            assert (list(map(strategies.plain, again)), problem) == ([strategies.plain(reply)], "")
+            run_batch(b"\x00\x01" + b"".join(reply.parts))
+
+
+def run_batch(data: bytes) -> None:
+    """Batch: bytes 0 and 1 are the cut. What is accepted can be cut, read and shown in any codec."""
+    try:
+        batch = Batch(data[2:])
+    except InvalidRequest:
+        return
+    bodies, packed = batch.bodies(), list(map(bytes, batch.packed_headers()))
+    assert len(bodies) == len(packed) == batch.count
+    assert sum(map(len, bodies)) + sum(map(len, packed)) == batch.record_bytes == sum(batch.lengths)
+    first = data[0] % batch.count
+    count = 1 + data[1] % (batch.count - first)
+    part = Batch(b"".join(batch.cut(first, count)))
+    assert (part.count, part.priority) == (count, batch.priority)
+    assert part.bodies() == bodies[first : first + count]
+    assert list(map(bytes, part.packed_headers())) == packed[first : first + count]
+    try:
+        headers = list(batch.headers())
+    except InvalidRequest:
+        pass
+    else:
+        assert len(headers) == batch.count
+    line = b"".join(json_lines.encode_reply(m.Deliver(1, 1, 1, 1, 0, 1 << 62, 1, False, [batch.data])))
+    assert line.count(b"\n") == 1
+
+
+def run_requests(data: bytes) -> None:
+    """Byte 0: bit 0 the codec. Commands carried out by a broker; its log, replayed, adds up to the same state."""
+    if not data:
+        return
+    codec, hello = ("json", JSON_HELLO) if data[0] & 1 else ("binary", HELLO)
+    broker, log = _noted()
+    connection = broker.connect("a", "b", codec, data[0] >> 1)
+    heard, _ = _heard([hello + data[1:]])
+    for command in heard[1:]:
+        broker.journal.now_us += 1_000_000 * (data[0] & 7)
+        _carry_out(broker, connection, command)
+        if data[0] & 8:
+            _turn(broker, log)
+    _turn(broker, log)
+    broker.disconnect(connection, "", lost=bool(data[0] & 16))
+    _turn(broker, log)
+    replayed = Projector()
+    for offset, (event, time_us) in enumerate(log):
+        replayed.apply(offset, time_us, e.decode(event.TAG, event.VERSION, e.encode(event)))
+    assert replayed.digests() == broker.journal.state.digests(), "the log adds up to another state"
+
+
+def _noted() -> tuple[Broker, list[tuple[e.Event, int]]]:
+    broker = Broker(Projector(), Limits(queues=20, subscriptions_per_connection=5), QueueSettings(max_attempts=2))
+    broker.journal.now_us = START_US
+    broker.start("1", START_US)
+    log: list[tuple[e.Event, int]] = []
+    _turn(broker, log)
+    return broker, log
+
+
+def _carry_out(broker: Broker, connection: int, command: m.Command | m.Refused) -> None:
+    try:
+        if isinstance(command, m.Publish):
+            broker.publish(connection, command.request, command.queue, command.sequence, command.batch)
+        elif (call := CALLS.get(type(command))) is not None:
+            call(broker, connection, command)
+    except RequestError:
+        pass
+
+
+def _turn(broker: Broker, log: list[tuple[e.Event, int]]) -> None:
+    journal = broker.journal
+    broker.tick()
+    log += [(record.event, record.time_us) for record in journal.records]
+    for effect in journal.effects:
+        assert effect.after <= journal.next_offset
+    journal.records.clear()
+    journal.effects.clear()
+    journal.loads.clear()
+
+
+def _lines() -> list[bytes]:
+    publish = (
+        b'{"type":"publish","request":2,"queue":"q","messages":[{"body":"x","headers":{"a":1}},{"body_base64":"//8="}]}'
+    )
+    return [publish, *(strategies.json_line(one).strip() for one in COMMANDS)]
+
+
+def _with_modes(streams: Sequence[bytes], modes: Sequence[int]) -> list[bytes]:
+    return [bytes([mode]) + stream for stream in streams for mode in modes]
+
+
+def _binary_seeds() -> list[bytes]:
+    frames = [b"".join(binary.encode_command(one)) for one in COMMANDS]
+    return [*_with_modes([*frames, b"".join(frames[1:])], (1, 7)), b"\0" + HELLO + frames[1]]
+
+
+def _json_seeds() -> list[bytes]:
+    lines = [line + b"\n" for line in _lines()]
+    return [*_with_modes([*lines, b"".join(lines[1:])], (1, 7)), b"\0" + JSON_HELLO + lines[0]]
+
+
+def _request_seeds() -> list[bytes]:
+    ask: tuple[m.Command, ...] = (
+        m.Subscribe(request=1, queue="q", messages=100, bytes=1000),
+        m.Publish(2, "q", 1, BATCH),
+        m.Publish(3, "q", 3, BATCH),
+        m.Nack(subscription=1, deliveries=((1, 2),), delay_ms=2000, reason="no"),
+        m.Nack(subscription=1, deliveries=((2, 3),), reject=True),
+        m.Extend(subscription=1, deliveries=((3, 4),), lease_ms=1),
+        m.Ack(subscription=1, deliveries=((3, 4),), request=4),
+        m.Credit(subscription=1, messages=5, bytes=100, handed=2, wait_ms=0),
+        m.Peek(request=6, queue="q.dlq"),
+        m.Purge(request=7, queue="q"),
+        m.Publish(8, "q", 1, BATCH),
+        m.Unsubscribe(request=9, subscription=1),
+        m.Delete(request=10, queue="q"),
+        m.Digest(request=11),
+    )
+    binary_stream = b"".join(b"".join(binary.encode_command(one)) for one in ask)
+    lines = b"".join(_lines()[0] + b"\n" if isinstance(one, m.Publish) else strategies.json_line(one) for one in ask)
+    return [bytes([mode]) + (lines if mode & 1 else binary_stream) for mode in (0, 8, 9, 15, 28, 31)]
+
+
+def _batches() -> list[bytes]:
+    some = (
+        pack([b""]),
+        pack([b"one", b"two", b"\xff" * 40]),
+        pack([b"", b"x", b""], [{"a": 1}, None, {"b": "c", "d": None}]),
+    )
+    return [b"".join(parts) for parts in (*some, [bytes(BATCH.data)])]
+
+
+def _batch_seeds() -> list[bytes]:
+    return [bytes([first, count]) + batch for batch in _batches() for first, count in ((0, 9), (1, 0))]
+
+
+def _client_seeds() -> list[bytes]:
+    frames = [b"".join(binary.encode_reply(one)) for one in REPLIES]
+    deliveries = [b"".join(binary.encode_reply(m.Deliver(1, 1, 1, 1, 0, 1, 1, False, [one]))) for one in _batches()]
+    return _with_modes([*frames, *deliveries, b"".join(frames)], (0, 3))
+
+
+def _target(name: str, run: Callable[[bytes], None], seeds: Callable[[], Sequence[bytes]]) -> Target:
+    return Target(name, run, seeds, WORDS)
+
+
+TARGETS = (
+    _target("binary", run_binary, _binary_seeds),
+    _target("json", run_json, _json_seeds),
+    _target("client", run_client, _client_seeds),
+    _target("batch", run_batch, _batch_seeds),
+    _target("requests", run_requests, _request_seeds),
+)
