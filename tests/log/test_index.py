@@ -140,6 +140,9 @@ def test_a_commit_takes_only_what_is_synced(disk: Disk) -> None:
     index = open_index(disk, log)
     assert index.mark == mark
     assert index.overlay.before(1 << 60).places == []
+    last = index.lookup_offset(1 << 60)
+    assert last is not None
+    assert last.offset < mark.offset
     for record in log.scan(0):  # a replay from zero notes again what is committed: only the rest is taken
         index.note(record.offset, record.time_us, record.base, record.at, record.event)
     assert all(entry[0] >= mark.offset for entry in index.overlay.before(1 << 60).places)
