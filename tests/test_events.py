@@ -37,7 +37,7 @@ EXAMPLES: tuple[e.Event, ...] = (
     e.QueueDeclared(3, "заказы", SETTINGS, 7),
     e.QueueDeleted(3, 10, 2_560, 7),
     e.QueuePurged(3, 10, 2_560, 7, SPANS),
-    e.Published(3, 0, 70_000, 100, 25_600, (1 << 64) - 1, 901, 7),
+    e.Published(3, 0, 70_000, 100, 25_600, (1 << 64) - 1, 901, 7, 801),
     e.MadeReady(3, 0, SPANS),
     e.ProducersForgotten((1, 1 << 63)),
     e.Subscribed(11, 3, 0, 7),

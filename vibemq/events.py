@@ -192,7 +192,7 @@ class Published(Event, frozen=True):
 
     They have the sequences `sequence` .. `sequence + count - 1` of `lane`; `bytes` is the sum of their records.
     `producer` with `producer_sequence` (of the first message) recognises the batch when it is sent again; producer 0
-    has none.
+    has none. The producer has its answers for all below `producer_oldest`.
     """
 
     TAG = Tag.PUBLISHED
@@ -204,6 +204,7 @@ class Published(Event, frozen=True):
     producer: int
     producer_sequence: int
     connection: int
+    producer_oldest: int = 0
 
 
 class MadeReady(Event, frozen=True):

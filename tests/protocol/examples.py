@@ -17,7 +17,7 @@ RUNS = ((1, 4), (9, 10))
 
 COMMANDS: tuple[m.Command, ...] = (
     m.Hello(request=1, client="worker", heartbeat_ms=15_000, producer=(1 << 63) + 5, compression=()),
-    m.Publish(2, "orders", 41, BATCH),
+    m.Publish(2, "orders", 41, BATCH, 31),
     m.Subscribe(request=3, queue="orders", messages=500, bytes=8_388_608),
     m.Unsubscribe(request=4, subscription=11),
     m.Credit(subscription=11, messages=250, bytes=65_536, handed=9, wait_ms=-1),

@@ -95,10 +95,15 @@ controls = (
     | st.just(m.Ping())
     | st.builds(m.Goodbye, code=counts, text=texts)
 )
-publishes = st.builds(m.Publish, requests, names, numbers, batches())
-json_publishes = st.builds(
-    m.Publish, requests, names, numbers, batches(st.dictionaries(texts, json_header_values, max_size=3))
-)
+
+
+def publishes_of(of: st.SearchStrategy[Batch]) -> st.SearchStrategy[m.Publish]:
+    """Publishes of such batches: no batch is older than the oldest."""
+    return numbers.flatmap(lambda n: st.builds(m.Publish, requests, names, st.just(n), of, st.integers(0, n)))
+
+
+publishes = publishes_of(batches())
+json_publishes = publishes_of(batches(st.dictionaries(texts, json_header_values, max_size=3)))
 commands = controls | publishes
 
 results = st.recursive(
@@ -118,7 +123,7 @@ control_replies = (
         batch_messages_max=counts,
         publish_window_bytes=numbers,
         publish_window_batches=counts,
-        lease_ms_min=durations,
+        message_bytes_max=counts,
         compression=texts,
     )
     | st.builds(m.Confirmed, request=requests, offset=numbers, sequence=numbers, duplicate=bits)
@@ -149,7 +154,7 @@ replies = control_replies | delivers
 def plain(message: object) -> object:
     """A message in a form that compares by value: batches as their bytes, refusals as their text."""
     if isinstance(message, m.Publish):
-        return ("publish", message.request, message.queue, message.sequence, bytes(message.batch.data))
+        return ("publish", message.request, message.queue, message.sequence, message.oldest, bytes(message.batch.data))
     if isinstance(message, m.Deliver):
         fields = [getattr(message, name) for name in message.__struct_fields__ if name != "parts"]
         return ("deliver", *fields, b"".join(message.parts))
@@ -174,6 +179,7 @@ def json_line(command: m.Command) -> bytes:
         "request": command.request,
         "queue": command.queue,
         "sequence": command.sequence,
+        "oldest": command.oldest,
         "priority": command.batch.priority,
         "messages": [{"body_base64": base64.b64encode(body).decode(), "headers": one} for body, one in pairs],
     }

@@ -27,6 +27,7 @@ LIMITS_OF_THE_EXAMPLE = m.Welcome(
     batch_messages_max=65_536,
     publish_window_bytes=16_777_216,
     publish_window_batches=1_000,
+    message_bytes_max=8_388_608,
 )
 SUBSCRIBED = {"subscription": 1, "queue": "orders", "lease_ms": 30_000}
 BATCH = b"".join(pack([b"one", b"two!"]))

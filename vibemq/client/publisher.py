@@ -247,6 +247,8 @@ class Publisher:
 
     def _check_size(self, size: int) -> None:
         limit = self._batch_bytes_max - MESSAGE_OVERHEAD
+        if self._link.limits.message_bytes_max:
+            limit = min(limit, self._link.limits.message_bytes_max)
         if size > limit:
             raise LimitExceeded(
                 f"a message of {size} bytes, headers included, is above the {limit} that the broker takes: "
@@ -321,7 +323,8 @@ class Publisher:
             self._sent_bytes += size
             self._stats.batches_resent += batch.sent
             batch.sent = True
-            link.send(binary.encode_publish(number, batch.queue.encode(), batch.sequence, [batch.data]))
+            oldest = next(iter(sent.values())).sequence
+            link.send(binary.encode_publish(number, batch.queue.encode(), batch.sequence, [batch.data], oldest))
 
     def _confirmed(self, reply: m.Confirmed) -> None:
         batch = self._sent.pop(reply.request, None)

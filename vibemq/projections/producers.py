@@ -1,6 +1,7 @@
 """What each producer has had accepted, so that a batch sent again is recognised and not stored twice.
 
-A client has at most BATCHES_REMEMBERED batches unanswered, so only these can come again: that is all that is kept.
+With each batch a producer says from which sequence on it has no answers: only what is above can come again, and that is
+all that is kept; of a producer that does not say so, the last BATCHES_REMEMBERED batches.
 """
 
 from collections import deque
@@ -22,23 +23,25 @@ class Accepted(NamedTuple):
 
 
 class Producer:
-    """One producer: its latest accepted batches, and the highest sequence it ever had accepted."""
+    """One producer: its latest accepted batches, the highest sequence it had accepted, the oldest it may send again."""
 
-    __slots__ = ("batches", "highest")
+    __slots__ = ("batches", "highest", "oldest")
 
     def __init__(self) -> None:
         """Begin with nothing accepted."""
         self.batches: deque[Accepted] = deque(maxlen=BATCHES_REMEMBERED)
         self.highest = 0
+        self.oldest = 0
 
     def find(self, first: int) -> Accepted | None:
         """The remembered batch that begins with sequence `first`."""
         return next((batch for batch in reversed(self.batches) if batch.first == first), None)
 
     @property
-    def oldest(self) -> int:
+    def remembered_from(self) -> int:
         """Below this sequence nothing is remembered."""
-        return self.batches[0].first if len(self.batches) == BATCHES_REMEMBERED else 0
+        full = len(self.batches) == BATCHES_REMEMBERED
+        return max(self.oldest, self.batches[0].first) if full else self.oldest
 
 
 class Producers:
@@ -58,6 +61,10 @@ class Producers:
         first = event.producer_sequence
         producer.batches.append(Accepted(first, event.count, offset, event.sequence))
         producer.highest = max(producer.highest, first + event.count - 1)
+        if event.producer_oldest > producer.oldest:
+            producer.oldest = oldest = event.producer_oldest
+            while producer.batches[0].first < oldest:  # the batch itself is not below it
+                producer.batches.popleft()
 
     def forgotten(self, event: e.ProducersForgotten) -> None:
         """Drop these producers."""
@@ -66,15 +73,15 @@ class Producers:
 
     def snapshot(self) -> list[Any]:
         """Plain values; the order of the producers is part of the state."""
-        return [[number, producer.highest, list(producer.batches)] for number, producer in self.known.items()]
+        return [[number, one.highest, one.oldest, list(one.batches)] for number, one in self.known.items()]
 
     @classmethod
     def restore(cls, snapshot: list[Any], as_of: int) -> "Producers":
         """The producers of which this is a snapshot."""
         producers = cls()
         producers.as_of = as_of
-        for number, highest, batches in snapshot:
+        for number, highest, oldest, batches in snapshot:
             producer = producers.known[number] = Producer()
-            producer.highest = highest
+            producer.highest, producer.oldest = highest, oldest
             producer.batches.extend(Accepted(*batch) for batch in batches)
         return producers

@@ -16,8 +16,8 @@ from vibemq.protocol.checks import BAD_INPUT, REFUSAL_TEXT_MAX, check_deliveries
 from vibemq.protocol.fields import CONTROL_BYTES_MAX, NUMBER_MAX, RUNS_MAX, check_name
 from vibemq.protocol.frames import HEAD, Frame, Kind
 
-PUBLISH: Final = struct.Struct("<IQB")
-"""request u32, producer sequence u64, length of the queue's name u8; then the name, then the batch."""
+PUBLISH: Final = struct.Struct("<IQQB")
+"""request u32, producer sequence u64, oldest u64, length of the queue's name u8; then the name, then the batch."""
 CONFIRMED: Final = struct.Struct("<IQQ")
 """request u32, record offset u64, sequence of the first message u64. Flag 1: duplicate."""
 DELIVER: Final = struct.Struct("<QQQQQIHH")
@@ -98,14 +98,16 @@ def decode_command(frame: Frame) -> m.Command | m.Refused:
 
 
 def _decode_publish(body: memoryview) -> m.Publish | m.Refused:
-    request, sequence, size = PUBLISH.unpack_from(body)
+    request, sequence, oldest, size = PUBLISH.unpack_from(body)
     at = PUBLISH_BYTES + size
     try:
         queue = str(body[PUBLISH_BYTES:at], "utf-8")
         check_name(queue)
-        if not request or sequence > NUMBER_MAX:
-            raise InvalidRequest(f"a publish needs a request above 0 and a sequence of at most {NUMBER_MAX}")
-        return m.Publish(request, queue, sequence, Batch(bytes(body[at:])))
+        if not request or sequence > NUMBER_MAX or oldest > sequence:
+            raise InvalidRequest(
+                f"a publish needs a request above 0, a sequence of at most {NUMBER_MAX}, and an oldest not above it"
+            )
+        return m.Publish(request, queue, sequence, Batch(bytes(body[at:])), oldest)
     except UnicodeDecodeError:
         return m.Refused(request, InvalidName("the name of a queue is not UTF-8"))
     except RequestError as problem:
@@ -160,7 +162,9 @@ def encode_command(command: m.Command) -> list[bytes | memoryview]:
             body = CREDIT.pack(command.subscription, command.messages, command.bytes, command.handed, command.wait_ms)
             return [HEAD.pack(CREDIT.size, _CREDIT, 0, 0) + body]
         if isinstance(command, m.Publish):
-            return encode_publish(command.request, command.queue.encode(), command.sequence, [command.batch.data])
+            return encode_publish(
+                command.request, command.queue.encode(), command.sequence, [command.batch.data], command.oldest
+            )
         return _encode_control(command)
     except (struct.error, OverflowError, UnicodeEncodeError) as problem:
         text = f"a field of {type(command).__name__} does not fit its frame: {problem}"
@@ -173,7 +177,7 @@ def _encode_control(message: m.Control) -> list[bytes | memoryview]:
 
 
 def encode_publish(
-    request: int, queue: bytes, sequence: int, batch: list[bytes | memoryview]
+    request: int, queue: bytes, sequence: int, batch: list[bytes | memoryview], oldest: int = 0
 ) -> list[bytes | memoryview]:
     """The buffers of a PUBLISH frame whose batch is given in parts.
 
@@ -182,7 +186,7 @@ def encode_publish(
             callers that keep to the limits of Welcome never meet it.
     """
     length = PUBLISH_BYTES + len(queue) + sum(map(len, batch))
-    return [_PUBLISH_HEAD.pack(length, _PUBLISH, 0, 0, request, sequence, len(queue)) + queue, *batch]
+    return [_PUBLISH_HEAD.pack(length, _PUBLISH, 0, 0, request, sequence, oldest, len(queue)) + queue, *batch]
 
 
 def encode_reply(reply: m.Reply) -> list[bytes | memoryview]:

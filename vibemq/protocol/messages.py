@@ -56,12 +56,16 @@ class Hello(Control, frozen=True, kw_only=True):
 
 
 class Publish(msgspec.Struct, frozen=True):
-    """Store `batch` in `queue`. `sequence` numbers the producer's messages; the batch takes `batch.count` of them."""
+    """Store `batch` in `queue`. `sequence` numbers the producer's messages; the batch takes `batch.count` of them.
+
+    `oldest` is the sequence of the producer's oldest batch without an answer: what is below it will not be sent again.
+    """
 
     request: int
     queue: str
     sequence: int
     batch: Batch
+    oldest: int = 0
 
 
 class Subscribe(Control, frozen=True, kw_only=True):
@@ -244,7 +248,7 @@ class Welcome(Control, frozen=True, kw_only=True):
     batch_messages_max: Count
     publish_window_bytes: Number
     publish_window_batches: Count
-    lease_ms_min: Duration = 0
+    message_bytes_max: Count = 0
     compression: str = ""
 
 
@@ -355,4 +359,5 @@ class JsonPublish(Control, frozen=True, kw_only=True, tag="publish"):
     queue: str
     messages: Annotated[tuple[JsonNewMessage, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
     sequence: Number = 0
+    oldest: Number = 0
     priority: Priority = PRIORITY_NORMAL

@@ -113,8 +113,10 @@ class Broker:
 
     # --- publishing
 
-    def publish(self, connection: int, request: int, queue_name: str, sequence: int, batch: Batch) -> None:
-        """Store a batch, unless this producer has had it stored before.
+    def publish(
+        self, connection: int, request: int, queue_name: str, sequence: int, batch: Batch, oldest: int = 0
+    ) -> None:
+        """Store a batch, unless this producer has had it stored before. It has its answers for all below `oldest`.
 
         Raises:
             RequestError: a limit, a full queue, or a sequence that is not remembered any more.
@@ -135,7 +137,7 @@ class Broker:
             self._check_room(queue_name, queue.settings, queue.length, queue.bytes, batch)
         first = queue.next[DEFAULT_LANE]
         event = e.Published(
-            queue.id, DEFAULT_LANE, first, batch.count, batch.record_bytes, producer, sequence, connection
+            queue.id, DEFAULT_LANE, first, batch.count, batch.record_bytes, producer, sequence, connection, oldest
         )
         offset = self.journal.record(event, (batch.data,))
         now_us = self.journal.now_us
@@ -169,8 +171,8 @@ class Broker:
             return True
         if found is not None:
             raise InvalidRequest(f"sequence {sequence} was used before, for a batch of {found.messages} messages")
-        if sequence < known.oldest:
-            raise SequenceTooOld(f"sequence {sequence} is below {known.oldest}, the oldest that is remembered")
+        if sequence < known.remembered_from:
+            raise SequenceTooOld(f"sequence {sequence} is below {known.remembered_from}, the oldest that is remembered")
         return False
 
     # --- queues

@@ -296,6 +296,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             batch_messages_max=limits.batch_messages,
             publish_window_bytes=limits.publish_window_bytes,
             publish_window_batches=limits.publish_window_batches,
+            message_bytes_max=limits.message_bytes,
         )
         self.out += self._session.encode(welcome)
         runtime.collected(self)
@@ -307,7 +308,9 @@ class ClientConnection(asyncio.BufferedProtocol):
             raise FlowExceeded(f"more than {limits.publish_window_batches} batches were sent and not yet answered")
         try:
             runtime.admit(self, len(publish.batch.data))
-            runtime.broker.publish(self.number, publish.request, publish.queue, publish.sequence, publish.batch)
+            runtime.broker.publish(
+                self.number, publish.request, publish.queue, publish.sequence, publish.batch, publish.oldest
+            )
         except RequestError:
             self.unanswered_batches -= 1
             raise

@@ -186,7 +186,8 @@ class Runtime:
         if self.failure is not None:
             return
         self.begin()
-        self._deliveries.dispatch()
+        if not self._waiting.has_free(self.writer.durable):  # else there is enough to send
+            self._deliveries.dispatch()
         self.append()
         self._write(lone=heard == 1)
         self._route()
