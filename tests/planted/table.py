@@ -28,7 +28,7 @@ KILLS: Final = "tests.crash.test_kills:kill_and_judge"
 class Planted(NamedTuple):
     """A bug, the test that catches it as module:function, and the arguments to call that with.
 
-    `process` bugs are planted in a real broker: the function takes the command to run instead of `vibemq`.
+    `process` bugs are planted in a real broker: the function takes a seed, and the command to run instead of `vibemq`.
     """
 
     plant: Plant
@@ -63,9 +63,9 @@ TABLE: Final = [
     Planted(bugs.digest_ignores_a_field, MODEL, {"seed": 0}),
     Planted(bugs.dedup_forgotten_after_restart, MODEL, {"seed": 0}),
     Planted(bugs.stale_acks_settle, MODEL, {"seed": 0}),
-    Planted(bugs.confirm_before_write, KILLS, {"kills": range(3), "seed": 1}, process=True),
-    Planted(bugs.acks_not_logged, KILLS, {"kills": range(3), "seed": 1}, process=True),
-    Planted(bugs.redelivered_not_set_after_a_kill, KILLS, {"kills": range(3), "seed": 1}, process=True),
+    Planted(bugs.confirm_before_write, KILLS, {"kills": range(3)}, process=True),
+    Planted(bugs.acks_not_logged, KILLS, {"kills": range(3)}, process=True),
+    Planted(bugs.redelivered_not_set_after_a_kill, KILLS, {"kills": range(3)}, process=True),
 ]  # fmt: skip
 
 ELSEWHERE: Final = [

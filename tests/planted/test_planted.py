@@ -15,6 +15,9 @@ from tests.sim.disk import SimulatedDisk
 from vibemq.errors import VibeMQError
 from vibemq.log.disk import Disk
 
+PROCESS_TRIES = 6
+"""A real broker is killed when chance has it: in so many laboratories the bug shows for sure, mostly in the first."""
+
 
 def segments_are_synced_in_order() -> None:
     """Without a sync of the groups themselves, as `--fsync os` has it: a successor proves its predecessor."""
@@ -48,18 +51,23 @@ def test_the_table_is_long_enough_and_names_every_bug_once() -> None:
 @pytest.mark.parametrize("planted", TABLE, ids=lambda planted: planted.name)
 def test_a_planted_bug_is_caught(planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if planted.process:
-        test, given = arguments(planted, tmp_path)
-        given["program"] = [sys.executable, "-m", "tests.planted.run", planted.name]
-    else:
-        test, given = arguments(planted, tmp_path / "without")
-        test(**given)
-        test, given = arguments(planted, tmp_path / "with")
-        planted.plant(monkeypatch)
-    try:
-        test(**given)
-    except (AssertionError, VibeMQError, LookupError, pytest.fail.Exception):
+        tries = range(1, PROCESS_TRIES + 1)
+        program = [sys.executable, "-m", "tests.planted.run", planted.name]
+        assert any(is_noticed(planted, tmp_path / str(seed), seed=seed, program=program) for seed in tries)
         return
-    pytest.fail(f"{planted.name} was not noticed by {planted.caught_by}")
+    assert not is_noticed(planted, tmp_path / "without")
+    planted.plant(monkeypatch)
+    assert is_noticed(planted, tmp_path / "with")
+
+
+def is_noticed(planted: Planted, tmp_path: Path, **more: object) -> bool:
+    """Whether the test that catches this bug fails."""
+    test, given = arguments(planted, tmp_path)
+    try:
+        test(**given, **more)
+    except (AssertionError, VibeMQError, LookupError, pytest.fail.Exception):
+        return True
+    return False
 
 
 def arguments(planted: Planted, tmp_path: Path) -> tuple[Callable[..., None], dict[str, Any]]:
