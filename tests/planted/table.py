@@ -35,6 +35,8 @@ class Planted(NamedTuple):
     caught_by: str
     arguments: dict[str, Any]
     process: bool = False
+    fault: str = ""
+    """What the failure must speak of."""
 
     @property
     def name(self) -> str:
@@ -63,9 +65,9 @@ TABLE: Final = [
     Planted(bugs.digest_ignores_a_field, MODEL, {"seed": 0}),
     Planted(bugs.dedup_forgotten_after_restart, MODEL, {"seed": 0}),
     Planted(bugs.stale_acks_settle, MODEL, {"seed": 0}),
-    Planted(bugs.confirm_before_write, KILLS, {"kills": range(3)}, process=True),
-    Planted(bugs.acks_not_logged, KILLS, {"kills": range(3)}, process=True),
-    Planted(bugs.redelivered_not_set_after_a_kill, KILLS, {"kills": range(3)}, process=True),
+    Planted(bugs.confirm_before_write, KILLS, {"kills": range(3)}, process=True, fault="lost"),
+    Planted(bugs.acks_not_logged, KILLS, {"kills": range(3)}, process=True, fault="delivered after a confirmed ack"),
+    Planted(bugs.redelivered_not_set_after_a_kill, KILLS, {"kills": range(3)}, process=True, fault="redelivered flag"),
 ]  # fmt: skip
 
 ELSEWHERE: Final = [

@@ -180,7 +180,8 @@ class Writer:
             self._log.group_done(outcome.group, synced=self._policy.sync is Sync.ALWAYS)
             self._busy = False
             self.kick()
-        self._on_done()
+        if not self._failed:  # what is told after a failure is not trusted, though it be true
+            self._on_done()
 
     # -- on the writer thread
 
