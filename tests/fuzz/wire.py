@@ -176,7 +176,7 @@ def _noted() -> tuple[Broker, list[tuple[e.Event, int]]]:
 def _carry_out(broker: Broker, connection: int, command: m.Command | m.Refused) -> None:
     try:
         if isinstance(command, m.Publish):
-            broker.publish(connection, command.request, command.queue, command.sequence, command.batch)
+            broker.publish(connection, command.request, command.queue, command.sequence, command.batch, command.oldest)
         elif (call := CALLS.get(type(command))) is not None:
             call(broker, connection, command)
     except RequestError:
