@@ -238,14 +238,14 @@ class Client:
             LeaseLost: some were no longer this client's, and may come again; all others are acked.
         """
         deliveries: dict[Subscription, list[int]] = {}
-        subscription, numbers = None, []
+        parcel: Parcel | None = None
         for message in batch:
             if not message.settled:
                 message.settled = True
-                if message.parcel.subscription is not subscription:  # seldom: one lookup serves a row of messages
-                    subscription = message.parcel.subscription
-                    numbers = deliveries.setdefault(subscription, [])
-                numbers.append(message.delivery)
+                if message.parcel is not parcel:  # seldom: one lookup serves a row of messages
+                    parcel = message.parcel
+                    add = deliveries.setdefault(parcel.subscription, []).append
+                add(message.delivery)
         if len(deliveries) == 1:
             ((only, numbers),) = deliveries.items()
             await only.settle_confirmed(runs_of(numbers), None)
