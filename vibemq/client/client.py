@@ -239,13 +239,14 @@ class Client:
         """
         deliveries: dict[Subscription, list[int]] = {}
         parcel: Parcel | None = None
+        numbers: list[int] = []
         for message in batch:
             if not message.settled:
                 message.settled = True
                 if message.parcel is not parcel:  # seldom: one lookup serves a row of messages
                     parcel = message.parcel
-                    add = deliveries.setdefault(parcel.subscription, []).append
-                add(message.delivery)
+                    numbers = deliveries.setdefault(parcel.subscription, [])
+                numbers.append(message.delivery)
         if len(deliveries) == 1:
             ((only, numbers),) = deliveries.items()
             await only.settle_confirmed(runs_of(numbers), None)
