@@ -47,9 +47,10 @@ class Rounds:
         self.done += count
 
 
-def wanted(guarantee: str, ci: int) -> int:
+def wanted(guarantee: str, ci: int, of: int) -> int:
     """How many rounds of a guarantee's test are wanted; `ci` unless the environment says so."""
-    return int(os.environ.get(f"VIBEMQ_TORTURE_{guarantee}", ci))
+    total = os.environ.get(f"VIBEMQ_TORTURE_{guarantee}")
+    return ci if total is None else -(-int(total) * ci // max(of, 1))
 
 
 def first_seed() -> int:
@@ -58,10 +59,13 @@ def first_seed() -> int:
 
 
 @contextmanager
-def counted(guarantee: str, ci: int) -> Iterator[Rounds]:
-    """Rounds of a guarantee's test; how many were done is reported at the end, and whether one failed."""
+def counted(guarantee: str, ci: int, of: int = 0) -> Iterator[Rounds]:
+    """Rounds of a guarantee's test; how many were done is reported at the end, and whether one failed.
+
+    Of several tests of a guarantee each does its part: `ci` rounds of `of` in all.
+    """
     seconds = os.environ.get("VIBEMQ_TORTURE_SECONDS")
-    rounds = Rounds(first_seed(), wanted(guarantee, ci), float(seconds) if seconds else None)
+    rounds = Rounds(first_seed(), wanted(guarantee, ci, of or ci), float(seconds) if seconds else None)
     failures = 1
     try:
         yield rounds

@@ -1,4 +1,4 @@
-"""G7 in large numbers: a disk that fails at any call, under the log and its writer, once or for ever."""
+"""G7 and G8 in large numbers: disks that fail at any call, once or for ever, and disks that fill up."""
 
 import errno
 from collections.abc import Callable
@@ -7,12 +7,15 @@ from random import Random
 from typing import Any
 
 from tests.counting import counted
-from tests.log.building import TIME_US, event, new_log, recovered
+from tests.log.building import TIME_US, acked, event, new_log, open_log, recovered, write
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import OutOfSpace, WriteFailed
 from vibemq.log.writer import SyncPolicy, Writer
 
-OPERATIONS = ("pwrite", "fdatasync", "rename", "sync_directory", "truncate", "allocate", "create")
+OPERATIONS = {"pwrite": 40, "fdatasync": 40} | dict.fromkeys(
+    ("rename", "sync_directory", "truncate", "allocate", "create"), 6
+)
+"""And among how many of its next calls the failing one is."""
 RECORDS_MAX = 120
 
 
@@ -55,7 +58,8 @@ class Publisher:
 
     def run(self) -> None:
         random = self.random
-        self.disk.fail(random.choice(OPERATIONS), random.choice((errno.EIO, errno.EROFS)), random.randrange(40))
+        operation = random.choice(list(OPERATIONS))
+        self.disk.fail(operation, random.choice((errno.EIO, errno.EROFS)), random.randrange(OPERATIONS[operation]))
         try:
             for number in range(RECORDS_MAX):
                 payload = bytes([number + 1]) * random.randrange(600)
@@ -120,3 +124,38 @@ def test_nothing_is_confirmed_after_a_fault_and_nothing_confirmed_is_lost() -> N
                 raise
             failed += bool(publisher.log.failure)
         assert failed > rounds.done // 2, "most faults must be met"
+
+
+def test_full_disks_refuse_publishes_and_nothing_else() -> None:
+    with counted("G8_DISK", 50) as rounds:
+        for seed in rounds:
+            fill_up(seed)
+
+
+def fill_up(seed: int) -> None:
+    """Publish to a disk of any size until it is full; acks go on, and publishes too when it has grown."""
+    random = Random(seed)
+    disk = SimulatedDisk(seed, capacity_bytes=random.randrange(40_000, 120_000))
+    log = open_log(disk, segment_bytes=random.choice((4096, 16_384)), reserve_bytes=16_384)
+    log.recover()
+    for grown in range(3):
+        published = 0
+        while log.admit(size := random.randrange(1, 2000)):
+            log.append(event(published), TIME_US, [bytes(size)])
+            published += 1
+            if random.random() < 0.5:
+                write(log)
+        write(log)
+        assert log.disk_full
+        for number in range(random.randrange(60)):
+            log.append(acked(number), TIME_US)
+            write(log)
+        assert not log.admit(1)
+        assert disk.capacity_bytes is not None
+        disk.capacity_bytes += random.randrange(100_000, 200_000)
+        assert log.space_returned(), f"seed {seed}, grown {grown} times"
+        assert log.admit(1)
+    count = log.next_offset
+    disk.crash(power=random.random() < 0.5)
+    disk.capacity_bytes = None
+    assert len(recovered(disk)[2]) == count

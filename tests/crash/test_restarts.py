@@ -77,7 +77,7 @@ def test_every_subscription_resumes_and_no_confirmed_publish_is_lost(how: str, t
     broker = RunningBroker(tmp_path / "data").start()
     end = broker.kill if how == "kill" else broker.stop
     try:
-        with counted("G18", 14 if how == "kill" else 6) as restarts:
+        with counted("G18", 14 if how == "kill" else 6, of=20) as restarts:
             rider = asyncio.run(ride(broker, end, restarts, restarts.first))
             assert rider.came.keys() >= rider.confirmed
     finally:

@@ -31,7 +31,7 @@ FAULTS = [
 def test_a_failed_call_ends_the_broker_and_nothing_confirmed_is_lost(
     operation: str, error: str, calls: range, tmp_path: Path
 ) -> None:
-    with counted("G7", 1) as rounds:
+    with counted("G7_CALLS", 1, of=len(FAULTS)) as rounds:
         for seed in rounds:
             verdict = run_until_a_call_fails(tmp_path / str(seed), seed, operation, error, calls)
             assert verdict.faults() == [], str(verdict)
@@ -97,13 +97,21 @@ def refuse_start(broker: RunningBroker, trace: Path, operation: str) -> None:
 
 def test_without_room_publishes_are_refused_and_the_rest_goes_on(tmp_path: Path) -> None:
     """The kernel gives no more room from some call on: consuming and acking use what was reserved before."""
-    (tmp_path / "vibemq.toml").write_text(SETTINGS.replace("reserve_bytes = 65536", "reserve_bytes = 4194304"))
+    with counted("G8_CALLS", 1) as rounds:
+        for seed in rounds:
+            fill_and_drain(tmp_path / str(seed), 3 + seed % 5)
+
+
+def fill_and_drain(folder: Path, last: int) -> None:
+    """Publish to a broker that gets no room from its call number `last` on."""
+    folder.mkdir()
+    (folder / "vibemq.toml").write_text(SETTINGS.replace("reserve_bytes = 65536", "reserve_bytes = 4194304"))
     broker = RunningBroker(
-        tmp_path / "data",
-        ["--config", str(tmp_path / "vibemq.toml")],
-        program=program(tmp_path / "trace", "allocate", "ENOSPC", "3+"),
+        folder / "data",
+        ["--config", str(folder / "vibemq.toml")],
+        program=program(folder / "trace", "allocate", "ENOSPC", f"{last}+"),
     )
-    with ended_by_lock(tmp_path / "data"):
+    with ended_by_lock(folder / "data"):
         broker.start()
         with vibemq.connect_sync(broker.url) as client:
             confirmed = []
@@ -118,5 +126,5 @@ def test_without_room_publishes_are_refused_and_the_rest_goes_on(tmp_path: Path)
             client.ack_all(taken)
             assert [int(message.body.split()[0]) for message in taken[::5]] == confirmed
             assert client.show_queue(QUEUE)["messages"] == 0
-        assert len(failed_calls(tmp_path / "trace")) > 0
+        assert len(failed_calls(folder / "trace")) > 0
     broker.close()

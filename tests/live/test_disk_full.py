@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.counting import counted
 from tests.running import JsonClient, RunningBroker, running
 
 MIB = 1 << 20
@@ -53,6 +54,13 @@ def fill(client: JsonClient, body: str) -> int:
 
 
 def test_a_full_disk_refuses_publishes_and_nothing_else(broker: RunningBroker, small_disk: Path) -> None:
+    with counted("G8_TMPFS", 0) as disks:
+        fill_and_go_on(broker, small_disk)
+        disks.add(1)
+
+
+def fill_and_go_on(broker: RunningBroker, small_disk: Path) -> None:
+    """Fill it, take from it, restart on it, and let it grow."""
     client = broker.json()
     body = "x" * 100_000
     confirmed = fill(client, body)

@@ -1,10 +1,12 @@
 """Where the log ends, and what is refused: cut at every byte, flip every bit."""
 
 from collections.abc import Generator
+from random import Random
 
 import pytest
 import xxhash
 
+from tests.counting import counted
 from tests.log.building import SEGMENT_BYTES, TIME_US, event, fill, new_log, open_log, recovered, seal_all, write
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import CorruptLog, FormatUnsupported, StorageError, UsageError
@@ -55,13 +57,15 @@ def test_a_log_cut_at_every_byte_of_its_end_holds_exactly_the_whole_records() ->
     log.close()
     name = segment_name(0)
     whole = disk.contents()[name][: boundaries[-1]]
-    for length in range(len(whole) - (64 << 10), len(whole)):
-        disk.overwrite(name, whole[:length])
-        recoverer = Recoverer(disk, log.id, 0, 0)
-        got, recovery = drain(recoverer.run(recoverer.headers(), 0, None, cut=False))
-        expected = max((end for end in boundaries if end <= length), default=SEGMENT_HEADER_BYTES)
-        assert (got, recovery.end.at) == (expected, expected)
-        assert (recovery.cut_bytes > 0) == (whole[expected:length].strip(b"\0") != b"")
+    with counted("G5", 0) as cuts:
+        for length in range(len(whole) - (64 << 10), len(whole)):
+            disk.overwrite(name, whole[:length])
+            recoverer = Recoverer(disk, log.id, 0, 0)
+            got, recovery = drain(recoverer.run(recoverer.headers(), 0, None, cut=False))
+            expected = max((end for end in boundaries if end <= length), default=SEGMENT_HEADER_BYTES)
+            assert (got, recovery.end.at) == (expected, expected)
+            assert (recovery.cut_bytes > 0) == (whole[expected:length].strip(b"\0") != b"")
+            cuts.add(1)
 
 
 def test_a_cut_log_goes_on_where_it_was_cut() -> None:
@@ -88,15 +92,40 @@ def test_every_flipped_bit_is_refused_or_cut_and_never_accepted(segment_bytes: i
     assert 0 < known < count
     step = 1 if segment_bytes == BIG else 7
     names = [name for name in disk.contents() if name == "FORMAT" or name.endswith(".seg")]
-    for name in names:
-        data = disk.contents()[name]
-        for bit in range(0, 8 * len(data), step):
-            flipped = bytearray(data)
-            flipped[bit // 8] ^= 1 << bit % 8
-            damaged = disk.copy()
-            damaged.overwrite(name, bytes(flipped))
-            check_flipped(damaged, segment_bytes, good, known)
+    with counted("G6", 0) as flips:
+        for name in names:
+            data = disk.contents()[name]
+            for bit in range(0, 8 * len(data), step):
+                check_flipped(flip(disk, name, bit), segment_bytes, good, known)
+            flips.add(len(range(0, 8 * len(data), step)))
     assert log.next_offset == count
+
+
+def flip(disk: SimulatedDisk, name: str, bit: int) -> SimulatedDisk:
+    """The same disk with one bit of a file changed."""
+    flipped = bytearray(disk.contents()[name])
+    flipped[bit // 8] ^= 1 << bit % 8
+    damaged = disk.copy()
+    damaged.overwrite(name, bytes(flipped))
+    return damaged
+
+
+def test_random_flipped_bits_of_larger_logs_are_refused_or_cut() -> None:
+    with counted("G6", 2000) as flips:
+        while flips.left:
+            seed = flips.first + flips.done
+            random = Random(seed)
+            segment_bytes = random.choice((BIG, SEGMENT_BYTES))
+            count = 7 * random.randrange(3, 28) + random.randrange(1, 7)  # the last one has a payload: no zeros end it
+            disk = small_log(count, group=random.randrange(2, 9), segment_bytes=segment_bytes)
+            _, _, records = recovered(disk.copy(), segment_bytes=segment_bytes)
+            good = [(record.offset, record.time_us, bytes(record.facts), bytes(record.payload)) for record in records]
+            known = max(records[-1].synced, records[-1].base)  # a segment was synced before its successor began
+            files = {name: data for name, data in disk.contents().items() if name.endswith(".seg")}
+            for _ in flips.take(100):
+                name = random.choice(list(files))
+                bit = random.randrange(8 * len(files[name].rstrip(b"\0")))
+                check_flipped(flip(disk, name, bit), segment_bytes, good, known)
 
 
 def check_flipped(

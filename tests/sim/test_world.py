@@ -1,6 +1,6 @@
 """Hundreds of histories, each from a seed: nothing confirmed is lost, nothing appears twice or unmarked, replays agree.
 
-`VIBEMQ_SEEDS=20000 make test ARGS="-k test_histories"` runs more of them, `VIBEMQ_FIRST_SEED=...` others.
+`VIBEMQ_TORTURE_G11=20000 make test ARGS="-k test_histories"` runs more of them, `VIBEMQ_TORTURE_SEED=...` others.
 """
 
 import os
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.counting import counted
 from tests.sim.world import run_seed
 
-FIRST = int(os.environ.get("VIBEMQ_FIRST_SEED", "0"))
-SEEDS = int(os.environ.get("VIBEMQ_SEEDS", "320"))
+SEEDS = 320
 CHUNKS = 8
 ROOT = Path(__file__).parents[2]
 
@@ -22,8 +22,9 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_histories(chunk: int) -> None:
     """Every eighth seed."""
-    for seed in range(FIRST + chunk, FIRST + SEEDS, CHUNKS):
-        run_seed(seed)
+    with counted("G11", SEEDS // CHUNKS, of=SEEDS) as rounds:
+        for number in rounds:
+            run_seed(rounds.first + CHUNKS * (number - rounds.first) + chunk)
 
 
 def test_histories_are_eventful() -> None:
@@ -45,7 +46,13 @@ def test_histories_are_eventful() -> None:
 
 def test_a_seed_is_a_history_byte_for_byte() -> None:
     """The same in this process and in others, whatever Python hashes strings to."""
-    seeds = [7, 20, 33]
+    with counted("G14", 3) as rounds:
+        while rounds.left:
+            same_in_other_processes([7 + 13 * seed for seed in rounds.take(50)])
+
+
+def same_in_other_processes(seeds: list[int]) -> None:
+    """Run these seeds twice here and once in each of two other processes."""
     here = [run_seed(seed).digest for seed in seeds]
     assert here == [run_seed(seed).digest for seed in seeds]
     code = f"from tests.sim.world import run_seed\nfor seed in {seeds}: print(run_seed(seed).digest)"
