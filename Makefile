@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" %
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench fuzz clean
+.PHONY: help serve test check bench fuzz clean torture
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.* ## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -19,6 +19,9 @@ serve: $(INSTALLED) ## run a broker (data in ./vibemq-data)
 
 test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
+
+torture: $(INSTALLED) ## run the long counts (ARGS="--minutes 60") and write docs/reliability.md
+	$(BIN)/python -m tests.torture $(ARGS)
 
 check: $(INSTALLED) ## lint, formatting, types
 	$(BIN)/ruff check .

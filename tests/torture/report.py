@@ -1,0 +1,96 @@
+"""What a long run says in the end: a table for the terminal, a page for the documentation."""
+
+import platform
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from tests.planted.table import ELSEWHERE, TABLE
+from tests.torture.promises import Promise, Source
+
+
+class Outcome(NamedTuple):
+    """What came of a source."""
+
+    source: Source
+    rounds: int
+    failures: int
+    seconds: float
+
+
+class Run(NamedTuple):
+    """A long run. `outcomes` are by the keys of their sources, `began` is seconds since 1970."""
+
+    promises: list[Promise]
+    outcomes: dict[str, Outcome]
+    began: float
+    minutes: float
+    seed: int
+    commit: str
+
+
+HEAD = ("#", "Promise", "Counted", "Wanted", "Ran", "Failures")
+
+
+def rows(run: Run) -> Iterator[tuple[str, ...]]:
+    """The lines of the table: one for each source of each promise."""
+    for promise in run.promises:
+        name, text = promise.name, promise.text
+        if not promise.sources:
+            yield name, text, promise.why_not, "", "", ""
+        for source in promise.sources:
+            outcome = run.outcomes[source.key]
+            yield name, text, source.unit, f"{source.torture:,}", f"{outcome.rounds:,}", str(outcome.failures)
+            name = text = ""
+
+
+def as_table(run: Run) -> str:
+    """For a terminal."""
+    lines = [HEAD, *rows(run)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
+    return "".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
+    )
+
+
+def as_page(run: Run) -> str:
+    """docs/reliability.md."""
+    began = datetime.fromtimestamp(run.began, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    seconds = sum(outcome.seconds for outcome in run.outcomes.values())
+    failures = sum(outcome.failures for outcome in run.outcomes.values())
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [HEAD, ("---",) * len(HEAD), *rows(run)])
+    bugs = "\n".join(
+        f"| {name.replace('_', ' ')} | `{test}` |"
+        for name, test in [*((planted.name, _path_of(planted.caught_by)) for planted in TABLE), *ELSEWHERE]
+    )
+    return f"""# Reliability: what was run, and what came of it
+
+Written by `make torture`, not by hand: the numbers below are those of one run and of nothing else.
+
+    begun       {began}
+    commit      {run.commit}
+    took        {seconds / 60:.0f} minutes of a budget of {run.minutes:g}
+    seed        {run.seed}
+    on          Python {platform.python_version()}, {platform.system()} {platform.release()}, {platform.machine()}
+    failures    {failures}
+
+{table}
+
+Tests that stand for several promises ran once. Where fewer ran than were wanted, the budget was used up; run it longer
+with `make torture ARGS="--minutes 600"`. A failure prints how to run its seed again.
+
+## Bugs that were planted
+
+Tests that cannot fail prove nothing. Each of these bugs is put into the product by a test, and the test beside it must
+then fail; `tests/planted/` shows it on every run of the tests.
+
+| Bug | Caught by |
+| --- | --- |
+{bugs}
+"""
+
+
+def _path_of(caught_by: str) -> str:
+    """The test as pytest writes it."""
+    module, _, function = caught_by.partition(":")
+    return f"{module.replace('.', '/')}.py::{function}"

@@ -1,0 +1,31 @@
+"""The report says what ran and nothing else."""
+
+from tests.planted.table import TABLE
+from tests.torture.promises import PROMISES, Promise
+from tests.torture.report import Outcome, Run, as_page, as_table
+
+
+def run_of(promises: list[Promise], rounds: int, failures: int) -> Run:
+    sources = {source.key: source for promise in promises for source in promise.sources}
+    outcomes = {key: Outcome(source, rounds, failures, 90.0) for key, source in sources.items()}
+    return Run(promises, outcomes, 1_700_000_000.0, 5, 42, "abc")
+
+
+def test_every_promise_has_a_line_and_every_planted_bug() -> None:
+    run = run_of(list(PROMISES), 1234, 0)
+    assert [promise.name for promise in PROMISES] == [f"G{number}" for number in range(1, 19)]
+    page, table = as_page(run), as_table(run)
+    for promise in PROMISES:
+        assert f"| {promise.name} | {promise.text} |" in page
+        assert promise.text in table
+        assert bool(promise.sources) != bool(promise.why_not)
+    for planted in TABLE:
+        assert planted.name.replace("_", " ") in page
+    assert "1,234" in page
+    assert "2023-11-14 22:13 UTC" in page
+
+
+def test_failures_are_shown() -> None:
+    page = as_page(run_of([PROMISES[4]], 7, 3))
+    assert "| cuts | 65,536 | 7 | 3 |" in page
+    assert "failures    3" in page
