@@ -54,7 +54,10 @@ def run_until_a_call_fails(folder: Path, seed: int, operation: str, error: str, 
 
 
 def await_the_end(lab: Laboratory, trace: Path) -> None:
-    """The broker ends by itself, with a message and without a traceback, unless only the index was hit."""
+    """The broker ends by itself, with a message and without a traceback.
+
+    strace counts for each thread: the call may first have failed for the index, which costs no more than a checkpoint.
+    """
     process = lab.broker.process
     assert process is not None
     code = process.wait(PATIENCE_S)
