@@ -11,6 +11,7 @@ from tests.log.building import TIME_US, event, new_log, recovered
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import UsageError, WriteFailed
 from vibemq.log.disk import Disk
+from vibemq.log.index import MemoryIndex
 from vibemq.log.log import Log
 from vibemq.log.writer import Sync, SyncPolicy, Writer
 
@@ -133,6 +134,28 @@ def test_closing_writes_what_is_left() -> None:
     log.close()
     disk.crash()
     assert len(recovered(disk)[2]) == 10
+
+
+@pytest.mark.parametrize("policy", ["interval:60000", "os"])
+def test_a_new_segment_proves_the_one_before_to_an_index_as_well(policy: str) -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    loop = Loop(log, policy)
+    index = MemoryIndex()
+    for number in range(20):
+        log.append(event(number), TIME_US, [bytes(500)])
+        loop.writer.kick()
+        loop.until_idle()
+    assert 0 < log.synced < 20
+    assert log.synced_mark.offset == log.synced
+    assert log.holds(log.synced_mark)
+    assert index.commit(log.synced_mark, {"part": (log.synced, b"")}, start=log.synced)
+    loop.writer.close()
+    log.close()
+    disk.crash()
+    again = new_log(disk)
+    assert again.holds(index.mark)
+    assert index.after_crash(again).rebuilt == ""
 
 
 def test_policies() -> None:

@@ -65,8 +65,8 @@ class Group:
         """Chunks with `size` bytes in all; `mark` is their last record."""
         self.chunks, self.bytes, self.mark = chunks, size, mark
         self.end = mark.offset
-        self.opened: list[int] = []
-        """The bases of segments that writing this group opened: all before the last is synced, whatever the policy."""
+        self.opened: list[Mark] = []
+        """Where segments begin that writing this group opened: all before the last is synced, whatever the policy."""
 
 
 class SegmentFacts(NamedTuple):
@@ -360,12 +360,12 @@ class Log:
 
     def group_done(self, group: Group, synced: bool) -> None:
         """The group was written, and `synced` or not; the positions move. Groups come back in their order."""
-        self._bases.extend(group.opened)
+        self._bases.extend(mark.base for mark in group.opened)
         self.written, self.mark = group.end, group.mark
         if synced:
             self.sync_done(group.mark)
         elif group.opened:
-            self.synced = max(self.synced, group.opened[-1])
+            self.sync_done(group.opened[-1])
 
     def sync_done(self, mark: Mark) -> None:
         """What `sync` returned is known to be synced."""
@@ -386,7 +386,7 @@ class Log:
             for segment, at, parts in group.chunks:
                 if not segment.named:
                     self._name_segment(segment)
-                    group.opened.append(segment.base)
+                    group.opened.append(Mark(segment.base, segment.base, 0, segment.link))
                 segment.file.pwrite(parts, at)
             if sync:
                 group.chunks[-1].segment.file.fdatasync()
