@@ -1,11 +1,14 @@
 import importlib
+import shlex
 import socket
+import subprocess
 import threading
+from pathlib import Path
 
 import click
 import pytest
 
-from tests.cli.processes import run
+from tests.cli.processes import VIBEMQ, environment, run
 from vibemq.cli.main import COMMANDS
 
 
@@ -85,3 +88,25 @@ def test_a_password_in_the_url_is_never_printed() -> None:
     done = run("queue", "list", "--url", "vibemq://me:hunter2@127.0.0.1")
     assert done.returncode == 1
     assert b"hunter2" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["verify", "--data", "FILE"], ["replay", "--data", "FILE"], ["audit", "--data", "FILE"]]
+)
+def test_a_data_folder_that_is_a_file_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    done = run(*(str(path) if one == "FILE" else one for one in arguments))
+    assert done.returncode == 1
+    assert done.stdout == b""
+    assert done.stderr.startswith(b"vibemq: ")
+    assert done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("redirection", ["> /dev/full", ">&-"])
+def test_a_stdout_that_takes_nothing_is_one_line(redirection: str) -> None:
+    command = f"{shlex.join(VIBEMQ)} --version {redirection}"
+    done = subprocess.run(["/bin/sh", "-c", command], stderr=subprocess.PIPE, env=environment(), check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"vibemq: ")
+    assert done.stderr.count(b"\n") == 1

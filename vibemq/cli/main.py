@@ -8,6 +8,8 @@ than publishing a message.
 """
 
 import importlib
+import io
+import os
 import sys
 from typing import Any, Final
 
@@ -28,8 +30,39 @@ COMMANDS: Final = {
 """Every subcommand with its line in `vibemq --help`."""
 
 
+def _open_closed_streams() -> None:
+    """Put something in the place of closed standard streams, before a socket or a segment gets their number.
+
+    What is read or written there fails, as it does with a closed one; only what goes to stderr is swallowed.
+    """
+    for descriptor, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest number that is free, so it is this one
+    for name, descriptor, way in (("stdin", 0, "r"), ("stdout", 1, "w"), ("stderr", 2, "w")):
+        if getattr(sys, name) is None:  # it was closed when Python started
+            setattr(sys, name, os.fdopen(descriptor, way, closefd=False))
+
+
+def _refused(problem: OSError) -> str:
+    reason = problem.strerror or str(problem) or type(problem).__name__
+    where = "" if problem.filename is None else f": {os.fsdecode(problem.filename)}"
+    return f"vibemq: the operating system refused to go on: {reason}{where}"
+
+
 class Commands(click.Group):
     """Imports a subcommand when it is asked for."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - click's signature
+        """Run the command line; what the operating system refuses is one line too, a full disk under stdout say."""
+        _open_closed_streams()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as problem:
+            click.echo(_refused(problem), err=True)
+            sys.stdout = io.StringIO()  # or Python would try again to write what is left, and complain
+            sys.exit(1)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """The names, in the order of the table."""
