@@ -5,13 +5,14 @@ interpreter to itself. Figures of clients that share a machine with the broker a
 """
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
-from types import TracebackType
-from typing import Any, Final, Self
+from types import FrameType, TracebackType
+from typing import Any, Final, NoReturn, Self
 
 import click
 import msgspec
@@ -188,6 +189,7 @@ def command(
     if plan.batch:  # whole batches only
         plan = msgspec.structs.replace(plan, messages=-(-each // plan.batch) * plan.batch)
     _empty(broker, plan.queue)
+    signal.signal(signal.SIGTERM, _end)  # or the processes of the load would go on without this one
     try:
         figures = measure(mode, plan, clients, broker.timeout)
     finally:
@@ -196,6 +198,10 @@ def command(
         print_json([figures])
     else:
         print_table(("figure", "value"), _rows(figures))
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    raise click.exceptions.Exit(128 + number)
 
 
 def _empty(broker: Broker, queue: str) -> None:
