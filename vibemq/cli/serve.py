@@ -41,7 +41,7 @@ def _listen(_: click.Context, __: click.Parameter, text: str | None) -> tuple[st
 @click.option(
     "--config", type=click.Path(path_type=Path), metavar="FILE.toml", help="Settings; options come before it."
 )
-@click.option("--log-json", is_flag=True, help="Write the log as JSON lines, and nothing else to stderr.")
+@click.option("--log-json", is_flag=True, help="Write the log as JSON lines; only an error that ends it is plain.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="What to log.")
 def command(
     data: Path | None,
