@@ -214,8 +214,8 @@ class CorruptLog(StorageError):
         self.file, self.position, self.offset, self.problem = file, position, offset, problem
         super().__init__(
             f"the log is damaged: {file}, byte {position}, record {offset}: {problem}. These bytes were synced, so "
-            f"this is no torn tail and nothing was cut. Copy the data folder, then look at it with `vibemq verify`; "
-            f"restore a backup, or take what is whole with `vibemq salvage`."
+            f"this is no torn tail and nothing was cut. Copy the data folder, then look at it with `vibemq verify`, "
+            f"and restore the folder from a backup if you have one."
         )
 
 
