@@ -1,6 +1,7 @@
 """The listener for the native protocol: accepts connections, and turns away those above a limit or without a hello."""
 
 import asyncio
+import errno
 from collections import Counter
 
 from vibemq.errors import ConfigError, LimitExceeded
@@ -33,9 +34,11 @@ class Listener:
         try:
             self._server = await loop.create_server(self._accept, host, port, backlog=BACKLOG)
         except OSError as problem:
+            why = f"{problem.strerror or problem}."
+            if problem.errno == errno.EADDRINUSE:
+                why = "the address is in use. Is another broker running there?"
             raise ConfigError(
-                f"cannot listen on {host}:{port}: {problem.strerror or problem}. "
-                f"Is another broker running there? Choose another address with --listen HOST:PORT"
+                f"cannot listen on {host}:{port}: {why} Choose another address with --listen HOST:PORT"
             ) from None
         self._watch = loop.create_task(self._watch_hellos())
         address = self._server.sockets[0].getsockname()

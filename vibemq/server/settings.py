@@ -57,17 +57,24 @@ def load_toml(path: Path) -> dict[str, Any]:
     if "limits" in table:
         found["limits"] = Limits(**_checked(path, "limits", table.pop("limits"), Limits))
     if "fsync" in table:
-        found["fsync"] = _fsync(path, str(table.pop("fsync")))
+        found["fsync"] = _fsync(path, _text(path, "fsync", table))
     if "data" in table:
-        found["data"] = Path(str(table.pop("data")))
+        found["data"] = Path(_text(path, "data", table))
     if "listen" in table:
-        found["host"], found["port"] = parse_listen(str(table.pop("listen")))
+        found["host"], found["port"] = parse_listen(_text(path, "listen", table))
     plain = {"auto_create", "segment_bytes", "reserve_bytes", "checkpoint_interval_ms"}
     unknown = sorted(set(table) - plain)
     if unknown:
         known = ", ".join(sorted(plain | {"limits", "fsync", "data", "listen"}))
         raise ConfigError(f"{path}: unknown setting {unknown[0]!r}; there are {known}")
     return found | _checked(path, "", table, Settings)
+
+
+def _text(path: Path, key: str, table: dict[str, Any]) -> str:
+    value = table.pop(key)
+    if not isinstance(value, str):
+        raise ConfigError(f"{path}: {key} must be text, not {value!r}")
+    return value
 
 
 def _fsync(path: Path, text: str) -> SyncPolicy:
