@@ -82,6 +82,8 @@ class Runtime:
                 self.clock.wall_us(),
                 progress,
             )
+        except (FileExistsError, NotADirectoryError) as problem:
+            raise StorageError(f"the data folder {settings.data} cannot be opened: a file is in its place") from problem
         except OSError as problem:
             raise StorageError(f"the data folder {settings.data} cannot be opened: {problem}") from problem
         self.clock = BrokerClock(last_us=self.storage.state.audit.last_us)
