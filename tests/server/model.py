@@ -67,6 +67,8 @@ class ModelQueue:
     messages: list[Message] = field(default_factory=list)
     next: int = 1
     is_dead_letter_queue: bool = False
+    has_own_target: bool = False
+    """Whether it was told where its dead letters go, which holds for a dead-letter queue too."""
     served: list[int] = field(default_factory=list)
     """Who got a run of messages, in order."""
 

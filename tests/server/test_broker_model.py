@@ -66,6 +66,7 @@ class BrokerMachine(RuleBasedStateMachine):
                     event.settings.lease_ms * MS,
                     event.settings.retry_delay_ms * MS,
                     dead_name,
+                    has_own_target=bool(event.settings.dead_letter_queue),
                 )
             elif isinstance(event, e.DeadLettered):
                 self.dead_lettered(event)
@@ -92,7 +93,7 @@ class BrokerMachine(RuleBasedStateMachine):
             assert queue is source
             assert message.failed == event.attempts
             assert queue.max_attempts == message.failed or event.reason is e.DeadReason.REJECTED
-            assert (event.dead_queue == 0) == queue.is_dead_letter_queue
+            assert (event.dead_queue == 0) == (queue.is_dead_letter_queue and not queue.has_own_target)
             if event.dead_queue:
                 target = self.model.queues[queue.dead_name]
                 assert self.rig.state.queues[event.dead_queue].name == target.name

@@ -171,3 +171,40 @@ def test_no_turn_hands_out_more_than_can_be_written_in_milliseconds(codec: str, 
     assert [one for turn in handed_out for one in turn if isinstance(one, f.Drained)] == handed_out[-1][-1:]
     assert sum(counts) == 1800, "a pull that takes several turns is one pull"
     assert max(counts) == most
+
+
+def test_a_consumer_whose_last_messages_died_with_their_leases_gets_the_next_ones() -> None:
+    rig = Rig(Limits(unacked_per_subscription=2), e.QueueSettings(max_attempts=1, lease_ms=10))
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.subscribe(connection, 1, "q", None, *PLENTY)
+    (first,) = publish(rig, connection, 4)
+    assert first.spans == ((0, 1, 3),)
+    rig.pass_time(11 * MS)
+    rig.broker.tick()
+    (second,) = rig.take_events(e.Delivered)
+    assert second.spans == ((0, 3, 5),)
+
+
+def reject_first(rig: Rig, connection: int, queue: str) -> e.DeadLettered:
+    """Take the first message of a queue, reject it, and tell what became of it."""
+    rig.broker.subscribe(connection, 1, queue, None, 1, PLENTY[1])
+    rig.broker.deliveries.dispatch()
+    rig.take()
+    if rig.loads:
+        rig.load_one()
+        rig.broker.deliveries.dispatch()
+    number = rig.state.topology.next_subscription - 1
+    rig.broker.deliveries.nack(connection, number, ((1, 2),), 0, delay_ms=None, reason="", reject=True)
+    (dead,) = rig.take_events(e.DeadLettered)
+    return dead
+
+
+def test_a_dead_letter_queue_with_one_of_its_own_passes_its_dead_letters_on() -> None:
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.declare(connection, 1, "orders", {"dead_letter_queue": "again"})
+    rig.broker.declare(connection, 2, "again", {"dead_letter_queue": "final"})
+    rig.broker.publish(connection, 3, "orders", 0, batch_of([b"x"]))
+    assert reject_first(rig, connection, "orders").dead_queue == rig.broker.require_queue("again").id
+    assert reject_first(rig, connection, "again").dead_queue == rig.broker.require_queue("final").id
+    assert reject_first(rig, connection, "final").dead_queue == 0

@@ -389,9 +389,10 @@ class Deliveries:
             self._changed[target.id] = None
 
     def _dead_letter_queue(self, queue: Queue) -> Queue | None:
-        """Where the dead letters of a queue go. What is rejected from a dead-letter queue has nowhere left to go."""
+        """Where the dead letters of a queue go. From a dead-letter queue only where it was told to: else nowhere."""
         name = queue.settings.dead_letter_queue or queue.name + DEAD_LETTER_SUFFIX
-        if queue.id in self._state.dead or name == queue.name:
+        is_last = queue.id in self._state.dead and not queue.settings.dead_letter_queue
+        if is_last or name == queue.name:
             return None
         if self._state.queue_named(name) is None:
             settings = QueueSettings(max_attempts=0)
@@ -421,6 +422,7 @@ class Deliveries:
         subscription.lease_check_us = None
         if lost:
             queue = self._state.queues[subscription.queue]
+            self._changed[queue.id] = None  # there is room again, though all of them should be dead
             self._fail(queue, subscription, lost, ReleaseReason.LEASE_EXPIRED, error="the lease ended")
             runs = tuple((piece.start, piece.end) for piece in lost)
             # Not before the deliveries themselves, which may still wait for a sync.
