@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tests.server.rig import Rig, batch_of
 from vibemq import events as e
+from vibemq.errors import InvalidRequest
 from vibemq.projections.projector import Projector
 from vibemq.server import effects as f
 from vibemq.server.checkpointer import Capture
@@ -208,3 +209,17 @@ def test_a_dead_letter_queue_with_one_of_its_own_passes_its_dead_letters_on() ->
     assert reject_first(rig, connection, "orders").dead_queue == rig.broker.require_queue("again").id
     assert reject_first(rig, connection, "again").dead_queue == rig.broker.require_queue("final").id
     assert reject_first(rig, connection, "final").dead_queue == 0
+
+
+def test_a_retry_delay_beyond_all_times_is_refused() -> None:
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    with pytest.raises(InvalidRequest, match="retry_delay_ms must be at most 1099511627776"):
+        rig.broker.declare(connection, 1, "q", {"retry_delay_ms": (1 << 40) + 1})
+    rig.broker.declare(connection, 1, "q", {"retry_delay_ms": 1 << 40})
+    rig.broker.publish(connection, 3, "q", 0, batch_of([b"x"]))
+    rig.broker.subscribe(connection, 1, "q", None, *PLENTY)
+    rig.broker.deliveries.dispatch()
+    rig.broker.deliveries.nack(connection, 1, ((1, 2),), 0, delay_ms=None, reason="", reject=False)
+    rig.take()
+    assert rig.replayed().digests() == rig.state.digests()

@@ -30,7 +30,7 @@ from vibemq.server.deliveries import DEAD_LETTER_SUFFIX, Deliveries
 from vibemq.server.dispatch import alike
 from vibemq.server.effects import Answer, Confirmed, Peeked, StoredBatch
 from vibemq.server.journal import Journal
-from vibemq.server.limits import NAME_BYTES_MAX, Limits
+from vibemq.server.limits import DURATION_MS_MAX, NAME_BYTES_MAX, Limits
 
 JSON_TURN_MESSAGES_MAX = 256
 """What a JSON subscription is sent in a turn: each message takes about 5 us to write as JSON."""
@@ -213,6 +213,8 @@ class Broker:
                 raise InvalidRequest(f"setting {key} must not be {value}")
         chosen: dict[str, Any] = {**defaults, **wanted, "mode": Mode.ROUND_ROBIN}
         settings = QueueSettings(**chosen)
+        if settings.retry_delay_ms > DURATION_MS_MAX:
+            raise InvalidRequest(f"retry_delay_ms must be at most {DURATION_MS_MAX}, not {settings.retry_delay_ms}")
         if not 1 <= settings.lease_ms <= self.limits.lease_ms:
             raise InvalidRequest(f"lease_ms must be from 1 to {self.limits.lease_ms}, not {settings.lease_ms}")
         return settings

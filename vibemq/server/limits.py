@@ -8,6 +8,8 @@ MIB: Final = 1024 * KIB
 
 NAME_BYTES_MAX: Final = 255
 """Bytes of a name; the protocol checks it."""
+DURATION_MS_MAX: Final = 1 << 40
+"""The longest delay, about 35 years, as the protocol has it: with the present time added, a time that the log holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
