@@ -166,3 +166,36 @@ def test_more_publishes_than_the_window_are_carried_out_in_turns_or_end_the_conn
     assert answer["type"] == "goodbye" or confirmed == 9_999
     client = patient.json()
     assert client.ask(type="show-queue", queue="q")["result"]["messages"] >= confirmed
+
+
+def slow_reader(broker: RunningBroker) -> socket.socket:
+    """A client that asked for more than the sockets hold, reads none of it, and falls silent."""
+    publisher = broker.json()
+    for _ in range(12):
+        publisher.ask(type="publish", queue="q", messages=[{"body": "x" * 60_000}] * 15)
+    slow = socket.socket()
+    slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    slow.connect(("127.0.0.1", broker.port))
+    slow.sendall(b'{"type":"hello","heartbeat_ms":300}\n')
+    assert b"welcome" in slow.recv(4096)
+    slow.sendall(b'{"type":"subscribe","request":2,"queue":"q","messages":1000,"bytes":30000000}\n')
+    return slow
+
+
+def test_a_dead_client_that_left_much_unread_loses_its_messages_with_its_heartbeat(patient: RunningBroker) -> None:
+    with slow_reader(patient):
+        client = patient.json()
+        deadline = time.monotonic() + 20
+        while client.ask(type="show-queue", queue="q")["result"]["unacked"] == 0:
+            assert time.monotonic() < deadline
+        while (shown := client.ask(type="show-queue", queue="q")["result"])["consumers"]:
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.1)
+        assert (shown["ready"], shown["unacked"]) == (180, 0)
+
+
+def test_a_stop_ends_in_order_beside_a_client_that_reads_nothing(patient: RunningBroker) -> None:
+    with slow_reader(patient):
+        time.sleep(0.2)
+        patient.stop()
+    assert "Traceback" not in patient.log.read_text()

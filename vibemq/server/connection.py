@@ -25,6 +25,8 @@ WRITE_BUFFER_BYTES = 1 << 20
 
 TURN_US = 2_000
 """After so long the rest of what a client asked for waits for another turn of the loop: others are heard between."""
+LINGER_S = 5.0
+"""How long a connection that is being closed may take to read the rest."""
 PEEKS_MAX = 4
 """Peeks of a connection that may be unanswered: each holds megabytes while it is read."""
 
@@ -162,7 +164,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """Go on."""
         self._resume(Pause.WRITING)
-        if self.number in self._runtime.connections:
+        if self.number in self._runtime.connections and not self._is_closing:
             self._runtime.blocked(self, blocked=False)
 
     def pause_reading(self) -> None:
@@ -201,7 +203,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         self.out += self._session.encode(m.Goodbye(code=code, text=text))
         self.flush()
         self.goodbye_reason = text
-        self._transport.close()
+        self._close_transport()
 
     def turn_away(self, error: VibeMQError) -> None:
         """Close a connection that is not wanted, and count it."""
@@ -325,8 +327,21 @@ class ClientConnection(asyncio.BufferedProtocol):
     def end(self) -> None:
         """Close the transport after what was collected has been handed to it."""
         self.flush()
-        if self._transport is not None:
-            self._transport.close()
+        self._close_transport()
+
+    @property
+    def _is_closing(self) -> bool:
+        return self._transport is None or self._transport.is_closing()
+
+    def _close_transport(self) -> None:
+        """Close when the client has read what was written. One that does not read is cut off; it is sent no more."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(LINGER_S, self.abort, self.goodbye_reason)
+            if self.number in self._runtime.connections:
+                self._runtime.blocked(self, blocked=True)
+        self._transport.close()
 
 
 def _reply(effect: f.Effect) -> m.Reply:

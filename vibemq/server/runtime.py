@@ -114,15 +114,13 @@ class Runtime:
         for connection in list(self.connections.values()):
             connection.lost = False
             connection.close(0, reason)
-        for _ in range(100):
-            if not self.connections:
-                break
-            await asyncio.sleep(0.02)
+        await self._all_gone(0.02)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for connection in list(self.connections.values()):
             connection.abort(reason)
+        await self._all_gone(0)
         for timer in (self._timer, self._lazy):
             if timer is not None:
                 timer.cancel()
@@ -135,6 +133,13 @@ class Runtime:
             await self._checkpointer.take()
         self._executor.shutdown(wait=True)
         self.storage.close()
+
+    async def _all_gone(self, pause_s: float) -> None:
+        """Wait until every client is gone and what it held is given back; at most a hundred pauses."""
+        for _ in range(100):
+            if not self.connections:
+                return
+            await asyncio.sleep(pause_s)
 
     def _spawn(self, work: "asyncio._CoroutineLike[None]") -> None:
         task = self._loop.create_task(work)
