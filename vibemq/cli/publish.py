@@ -41,6 +41,8 @@ def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> d
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE")
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise click.BadParameter(f"{text!r} is not UTF-8; headers are text")
         headers[name] = value
     return headers or None
 
