@@ -1,5 +1,7 @@
 """Turns are fair, nobody is held up, and what was found by the model or by a simulation stays fixed."""
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from tests.server.rig import Rig, batch_of
 from vibemq import events as e
 from vibemq.errors import InvalidRequest
+from vibemq.events import DEFAULT_GROUP
 from vibemq.projections.projector import Projector
 from vibemq.server import effects as f
 from vibemq.server.checkpointer import Capture
@@ -222,4 +225,32 @@ def test_a_retry_delay_beyond_all_times_is_refused() -> None:
     rig.broker.deliveries.dispatch()
     rig.broker.deliveries.nack(connection, 1, ((1, 2),), 0, delay_ms=None, reason="", reject=False)
     rig.take()
+    assert rig.replayed().digests() == rig.state.digests()
+
+
+class Looked(list[tuple[int, int, int, int]]):
+    """What waits, and how many of them were looked at one by one."""
+
+    looked = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, int]]:
+        for one in super().__iter__():
+            self.looked += 1
+            yield one
+
+
+def test_what_is_not_due_is_not_looked_at() -> None:
+    rig, connection, (number,) = with_consumers(1)
+    publish(rig, connection, 100)
+    for at in range(1, 100, 2):
+        rig.pass_time(MS)
+        rig.broker.deliveries.nack(connection, number, ((at, at + 1),), 0, delay_ms=1000, reason="", reject=False)
+    group = rig.broker.require_queue("q").groups[DEFAULT_GROUP]
+    group.waiting = waiting = Looked(group.waiting)
+    rig.pass_time((1000 - 49) * MS)
+    rig.broker.tick()
+    (event,) = rig.take_events(e.MadeReady)
+    assert event.spans == ((0, 1, 2),)
+    assert len(group.waiting) == 49
+    assert waiting.looked <= 2
     assert rig.replayed().digests() == rig.state.digests()

@@ -254,12 +254,11 @@ class Queue:
                 lane.returned.add(start, end)
 
     def made_ready(self, event: e.MadeReady) -> None:
-        """These have waited long enough."""
+        """These have waited long enough: they are the first of all that wait, and the others are not looked at."""
         group = self.groups[event.group]
-        due = set(event.spans)
-        kept = [entry for entry in group.waiting if entry[1:] not in due]
-        assert len(kept) + len(due) == len(group.waiting), f"{self.name}: made ready what did not wait"
-        group.waiting = kept
+        due = [entry[1:] for entry in group.waiting[: len(event.spans)]]
+        assert due == list(event.spans), f"{self.name}: made ready what did not wait, or not the longest"
+        del group.waiting[: len(due)]
         for number, start, end in event.spans:
             group.lanes[number].returned.add(start, end)
             group.waiting_count -= end - start
