@@ -457,6 +457,22 @@ def test_an_ended_subscription_raises_its_reason() -> None:
     with_client(test)
 
 
+def test_a_consumer_that_ended_does_not_subscribe_again_after_a_reconnect() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        async with client.consume("q") as messages:
+            connection = await first(broker)
+            connection.send(m.Ended(subscription=1, code=201, text="queue 'q' was deleted"))
+            await settle_loop()
+            connection.cut()
+            await until(lambda: client.stats.connects == 2)
+            await client.flush()
+            assert broker.subscriptions == 1
+            with pytest.raises(UnknownQueue, match="was deleted"):
+                await anext(messages)
+
+    with_client(test)
+
+
 def test_a_refused_subscription_raises_on_entering_and_after_a_reconnect() -> None:
     async def test(broker: FakeBroker, client: Client) -> None:
         def refuse(subscribe: m.Subscribe) -> m.Reply:

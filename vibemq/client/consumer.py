@@ -103,6 +103,8 @@ class Messages(AsyncIterator[M], Generic[M]):
             await subscription.unsubscribe()
 
     def _subscribe(self) -> None:
+        if self._error is not None:  # it ended for good; the application, busy with a message, will hear of it
+            return
         self._requests.start(
             Pending(
                 lambda number: m.Subscribe(
