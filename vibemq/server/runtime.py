@@ -107,6 +107,7 @@ class Runtime:
         self.append()
         self.schedule()
         self._spawn(self._housekeep())
+        self._spawn(self._seal_for_ever())
         self._spawn(self._checkpoint_for_ever())
 
     async def stop(self, reason: str) -> None:
@@ -402,7 +403,7 @@ class Runtime:
         self.schedule()
 
     async def _housekeep(self) -> None:
-        """Once a second: heartbeats, the disk, refusals, seals, the wall clock."""
+        """Once a second: heartbeats, the disk, refusals, the wall clock."""
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self._tick()
@@ -420,13 +421,18 @@ class Runtime:
                 self.logger.warning(
                     "the wall clock was set; broker time goes on", extra={"seconds": jump_us / 1_000_000}
                 )
-            await self._seal()
 
     def _check_heartbeats(self) -> None:
         now_us = self.clock.now_us()
         for connection in list(self.connections.values()):
             if now_us - connection.last_heard_us > 2 * connection.heartbeat_us:
                 connection.close(105, f"nothing was heard for {2 * connection.heartbeat_us // 1_000_000} s")
+
+    async def _seal_for_ever(self) -> None:
+        """Apart from the rest: what an earlier run left unsealed may take minutes."""
+        while self.failure is None:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            await self._seal()
 
     async def _seal(self) -> None:
         log = self.storage.log
