@@ -62,6 +62,9 @@ def test_a_full_disk_refuses_publishes_and_nothing_else(broker: RunningBroker, s
 def fill_and_go_on(broker: RunningBroker, small_disk: Path) -> None:
     """Fill it, take from it, restart on it, and let it grow."""
     client = broker.json()
+    producer = broker.json(hello=False)
+    producer.ask(type="hello", producer=77)
+    producer.ask(type="publish", queue="once", messages=[{"body": "a"}], sequence=1)
     body = "x" * 100_000
     confirmed = fill(client, body)
     subscription = client.ask(type="subscribe", queue="q", messages=20, bytes=8 * MIB)["result"]["subscription"]
@@ -72,6 +75,8 @@ def fill_and_go_on(broker: RunningBroker, small_disk: Path) -> None:
         taken += len(delivered["messages"])
     assert client.ask(type="ack", subscription=subscription, deliveries=[[1, 21]])["type"] == "done"
     assert client.ask(type="publish", queue="q", messages=[{"body": body}])["code"] == 207
+    again = producer.ask(type="publish", queue="once", messages=[{"body": "a"}], sequence=1)
+    assert (again["type"], again["duplicate"]) == ("confirmed", True), "what is stored already needs no room"
 
     broker.kill()
     broker.start()

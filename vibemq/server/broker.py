@@ -158,6 +158,11 @@ class Broker:
         if size + batch.record_bytes > settings.max_bytes:
             raise QueueFull(f"queue {name!r} holds {size} bytes; its max_bytes is {settings.max_bytes}")
 
+    def has_stored(self, connection: int, sequence: int) -> bool:
+        """Whether a batch with this sequence of the connection's producer is known to be stored: it needs no room."""
+        known = self._state.producers.known.get(self._connections[connection].producer)
+        return known is not None and known.find(sequence) is not None
+
     def _confirm_duplicate(self, connection: int, request: int, producer: int, sequence: int, batch: Batch) -> bool:
         known = self._state.producers.known.get(producer)
         if known is None or sequence > known.highest:

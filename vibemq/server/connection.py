@@ -10,7 +10,7 @@ import enum
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from vibemq.errors import FlowExceeded, LimitExceeded, ProtocolError, RequestError, VibeMQError
+from vibemq.errors import DiskFull, FlowExceeded, LimitExceeded, ProtocolError, RequestError, VibeMQError
 from vibemq.protocol import messages as m
 from vibemq.protocol.session import ServerSession, State
 from vibemq.server import effects as f
@@ -309,7 +309,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self.unanswered_batches > 2 * limits.publish_window_batches:
             raise FlowExceeded(f"more than {limits.publish_window_batches} batches were sent and not yet answered")
         try:
-            runtime.admit(self, len(publish.batch.data))
+            try:
+                runtime.admit(self, len(publish.batch.data))
+            except DiskFull:
+                if not runtime.broker.has_stored(self.number, publish.sequence):
+                    raise
             runtime.broker.publish(
                 self.number, publish.request, publish.queue, publish.sequence, publish.batch, publish.oldest
             )
