@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+import vibemq
 from tests.running import JsonClient, RunningBroker, running
 
 
@@ -208,3 +209,16 @@ def test_a_consumer_that_holds_all_it_may_gets_more_when_it_settles(tmp_path: Pa
         assert [m["body"] for m in client.read_until("deliver")["messages"]] == [str(n) for n in range(10, 20)]
         client.send(type="nack", subscription=subscription, deliveries=[[11, 21]], reject=True)
         assert [m["body"] for m in client.read_until("deliver")["messages"]] == [str(n) for n in range(20, 25)]
+
+
+def test_a_client_wants_no_more_ahead_than_the_broker_grants(tmp_path: Path) -> None:
+    (tmp_path / "vibemq.toml").write_text("[limits]\ncredit_bytes_per_subscription = 1_000_000\n")
+    with (
+        running(tmp_path / "data", "--config", str(tmp_path / "vibemq.toml")) as broker,
+        vibemq.connect_sync(broker.url, timeout=20) as client,
+    ):
+        client.publish_many("q", [bytes(100_000)] * 40)
+        with client.consume("q") as messages:
+            for _, message in zip(range(40), messages, strict=False):
+                message.ack()
+        assert client.show_queue("q")["messages"] == 0

@@ -29,7 +29,7 @@ LIMITS_OF_THE_EXAMPLE = m.Welcome(
     publish_window_batches=1_000,
     message_bytes_max=8_388_608,
 )
-SUBSCRIBED = {"subscription": 1, "queue": "orders", "lease_ms": 30_000}
+SUBSCRIBED = {"subscription": 1, "queue": "orders", "lease_ms": 30_000, "credit_bytes_max": 1 << 28}
 BATCH = b"".join(pack([b"one", b"two!"]))
 CLIENT: dict[str, m.Command] = {
     "hello": m.Hello(client="demo"),

@@ -48,6 +48,7 @@ class Messages(AsyncIterator[M], Generic[M]):
         self.queue = queue
         self._prefetch = prefetch
         self._prefetch_bytes = prefetch_bytes
+        self._bytes_max = prefetch_bytes  # of these the broker keeps so many as credit
         self._timeout = timeout
         self._step = max(1, prefetch // 2)
         self._started: asyncio.Future[None] = self._loop.create_future()
@@ -122,6 +123,7 @@ class Messages(AsyncIterator[M], Generic[M]):
             self._subscriptions.abandon(subscription.number)
             return
         self._subscription = subscription
+        self._bytes_max = min(self._prefetch_bytes, subscription.credit_bytes_max)
         if subscription.lease_ms:
             self._extender = self._loop.call_later(subscription.lease_ms / 3000, self._extend)
         if not self._started.done():
@@ -284,7 +286,7 @@ class Messages(AsyncIterator[M], Generic[M]):
         return self._parcels[0].next if self._parcels else self._end
 
     def _give_back(self) -> None:
-        if self._owed >= self._step or self._owed_bytes * 2 >= self._prefetch_bytes:
+        if self._owed >= self._step or self._owed_bytes * 2 >= self._bytes_max:
             self._credit()
 
     def _credit(self) -> None:

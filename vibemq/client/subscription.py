@@ -25,6 +25,7 @@ from vibemq.errors import (
 )
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m
+from vibemq.protocol.fields import COUNT_MAX
 
 
 class Taker(Protocol):
@@ -58,6 +59,7 @@ class Subscription:
         "_unsent",
         "ack_end",
         "ack_first",
+        "credit_bytes_max",
         "lease_ms",
         "number",
         "queue",
@@ -66,11 +68,21 @@ class Subscription:
         "void",
     )
 
-    def __init__(self, subscriptions: "Subscriptions", number: int, queue: str, lease_ms: int, taker: Taker) -> None:
+    def __init__(
+        self,
+        subscriptions: "Subscriptions",
+        number: int,
+        queue: str,
+        lease_ms: int,
+        taker: Taker,
+        credit_bytes_max: int = COUNT_MAX,
+    ) -> None:
         """The broker's subscription `number` to `queue`."""
         self._subscriptions = subscriptions
         self._loop = asyncio.get_running_loop()
         self.number, self.queue, self.lease_ms, self.taker = number, queue, lease_ms, taker
+        self.credit_bytes_max = credit_bytes_max
+        """Credit above so many bytes the broker does not keep."""
         self.void = False
         self.ack_first = self.ack_end = 0
         self.settled = 0
@@ -244,7 +256,11 @@ class Subscriptions:
         number, queue, lease_ms = facts.get("subscription"), facts.get("queue"), facts.get("lease_ms", 0)
         if not isinstance(number, int) or not isinstance(queue, str) or not isinstance(lease_ms, int):
             raise MalformedFrame(f"the broker answered a subscribe with {result!r}")
-        subscription = self._present[number] = Subscription(self, number, queue, lease_ms, taker)
+        credit_bytes_max = facts.get("credit_bytes_max", COUNT_MAX)  # an older broker does not say
+        if not isinstance(credit_bytes_max, int):
+            raise MalformedFrame(f"the broker answered a subscribe with {result!r}")
+        subscription = Subscription(self, number, queue, lease_ms, taker, credit_bytes_max)
+        self._present[number] = subscription
         return subscription
 
     async def unsubscribe(self, number: int) -> None:

@@ -360,7 +360,12 @@ class Broker:
         if self._connections[connection].codec == "json":
             subscription.turn_messages_max = JSON_TURN_MESSAGES_MAX
         mine[subscription.id] = None
-        result = {"subscription": subscription.id, "queue": name, "lease_ms": queue.settings.lease_ms}
+        result = {
+            "subscription": subscription.id,
+            "queue": name,
+            "lease_ms": queue.settings.lease_ms,
+            "credit_bytes_max": self.limits.credit_bytes_per_subscription,
+        }
         self.journal.effects.append(Answer(subscription.after, connection, request, result))
         self.deliveries.credit(connection, subscription.id, messages, size, 0, -1)
 
