@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, Self
 import click
 import msgspec
 
-from vibemq.cli.broker import Broker, broker_options
+from vibemq.cli.connecting import Broker, broker_options
 from vibemq.cli.latency import merged, percentiles_ms
 from vibemq.cli.load import Outcome, Plan
 from vibemq.cli.output import print_json, print_table

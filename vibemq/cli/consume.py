@@ -18,7 +18,7 @@ from typing import Any, Final
 import click
 
 import vibemq
-from vibemq.cli.broker import Broker, broker_options, in_thread
+from vibemq.cli.connecting import Broker, broker_options, in_thread
 from vibemq.cli.output import message_line
 from vibemq.errors import LeaseLost, RequestTimeout, VibeMQError
 

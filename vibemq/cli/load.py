@@ -21,7 +21,7 @@ from collections.abc import Callable
 import msgspec
 
 import vibemq
-from vibemq.cli.broker import in_thread
+from vibemq.cli.connecting import in_thread
 from vibemq.cli.latency import histogram
 from vibemq.client import Messages
 

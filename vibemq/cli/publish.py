@@ -14,7 +14,7 @@ from typing import BinaryIO, Final, Self, TypedDict
 import click
 
 import vibemq
-from vibemq.cli.broker import Broker, broker_options, in_thread
+from vibemq.cli.connecting import Broker, broker_options, in_thread
 from vibemq.cli.output import print_json
 from vibemq.errors import LimitExceeded, UsageError, VibeMQError
 

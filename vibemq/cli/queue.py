@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from vibemq.cli.broker import Broker, broker_options
+from vibemq.cli.connecting import Broker, broker_options
 from vibemq.cli.output import print_json, print_table
 
 COLUMNS = ("name", "ready", "unacked", "waiting", "bytes", "consumers")
@@ -82,8 +82,8 @@ def show(broker: Broker, queue: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the count as a JSON line.")
 @broker_options
 def purge(broker: Broker, queue: str, yes: bool, as_json: bool) -> None:
-    """Throw away what is ready in QUEUE."""
-    _ask(f"Throw away all messages that are ready in {queue!r}?", yes=yes)
+    """Throw away what is ready or waits for its time in QUEUE."""
+    _ask(f"Throw away all messages of {queue!r} that no consumer holds?", yes=yes)
     count = broker.run("queue purge", lambda client: client.purge(queue))
     _print_count("purged", queue, count, as_json=as_json)
 

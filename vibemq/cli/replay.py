@@ -51,7 +51,7 @@ def _replay(data: Path, at: int | None) -> Replayed:
 
 def _live(url: str) -> tuple[int, Digests]:
     """What the running broker says: the offset and the digests of its state."""
-    from vibemq.cli.broker import Broker  # noqa: PLC0415 - the client is not needed offline
+    from vibemq.cli.connecting import Broker  # noqa: PLC0415 - the client is not needed offline
 
     answer: dict[str, Any] = Broker(url, TIMEOUT_S).run("replay", lambda client: client.digest())
     try:
