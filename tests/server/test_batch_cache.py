@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vibemq.batch import Batch, pack
-from vibemq.server.batch_cache import BatchCache
+from vibemq.server.batch_cache import OBJECTS_BYTES, BatchCache
 from vibemq.server.effects import StoredBatch
 
-BYTES_MAX = 200
+BYTES_MAX = 5 * OBJECTS_BYTES
 STEPS = st.lists(
     st.tuples(
         st.sampled_from(["publish", "publish", "reload", "find", "discard", "discard queue"]),
@@ -54,10 +54,11 @@ def test_what_is_found_is_right_and_the_bytes_are_bounded(steps: list[tuple[str,
                             stored.origin.offset,
                             stored.sequence,
                         )
-                        held[found] = len(found.batch.data)
+                        held[found] = len(found.batch.data) + OBJECTS_BYTES
             assert cache.find(of_queue, 0, batches[-1].end if batches else 1) is None
             assert cache.find(of_queue, 1, 1) is None
         assert sum(held.values()) == cache.bytes
+        assert cache.bytes == sum(map(cache.bytes_of, published))
         assert cache.bytes <= BYTES_MAX or len(held) == 1
 
 

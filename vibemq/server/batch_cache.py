@@ -1,12 +1,17 @@
 """Recent batches in memory, so that what is published is delivered without reading it back.
 
-Bounded by bytes; the oldest entry goes first. What is not here is in the log.
+Bounded by bytes; the oldest entry goes first. What is not here is in the log. A batch counts with its bytes and with the
+objects that keep them: of small messages, sent one by one, those are most of it.
 """
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from typing import Final
 
 from vibemq.server.effects import Origin, StoredBatch
+
+OBJECTS_BYTES: Final = 1024
+"""What the objects of a batch take beside its bytes, about: `sys.getsizeof` of them and of their places here."""
 
 
 class BatchCache:
@@ -18,6 +23,11 @@ class BatchCache:
         self.bytes = 0
         self._lanes: dict[tuple[int, int], tuple[list[int], list[StoredBatch]]] = {}
         self._order: OrderedDict[StoredBatch, None] = OrderedDict()
+        self._bytes_of: Counter[int] = Counter()
+
+    def bytes_of(self, queue: int) -> int:
+        """What the batches of a queue take."""
+        return self._bytes_of[queue]
 
     def add(self, stored: StoredBatch) -> None:
         """Keep a batch; a part of it that is here already stays."""
@@ -32,7 +42,8 @@ class BatchCache:
         starts.insert(at, stored.sequence)
         batches.insert(at, stored)
         self._order[stored] = None
-        self.bytes += len(stored.batch.data)
+        self.bytes += weight(stored)
+        self._bytes_of[stored.queue] += weight(stored)
         while self.bytes > self.bytes_max and len(self._order) > 1:
             oldest = next(iter(self._order))
             self.discard(oldest.queue, oldest.origin)
@@ -58,13 +69,21 @@ class BatchCache:
         if at < len(starts) and batches[at].origin is origin:
             stored = batches.pop(at)
             del starts[at]
-            self.bytes -= len(stored.batch.data)
+            self.bytes -= weight(stored)
+            self._bytes_of[queue] -= weight(stored)
             del self._order[stored]
             if not starts:
                 del self._lanes[queue, origin.lane]
+                if not self._bytes_of[queue]:
+                    del self._bytes_of[queue]
 
     def discard_queue(self, queue: int) -> None:
         """Let go of all batches of a queue."""
         for key in [key for key in self._lanes if key[0] == queue]:
             for stored in list(self._lanes[key][1]):
                 self.discard(queue, stored.origin)
+
+
+def weight(stored: StoredBatch) -> int:
+    """What a batch takes, in bytes."""
+    return len(stored.batch.data) + OBJECTS_BYTES

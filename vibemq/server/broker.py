@@ -142,7 +142,7 @@ class Broker:
         offset = self.journal.record(event, (batch.data,))
         now_us = self.journal.now_us
         # A queue with a long backlog hands out old messages: its new ones would leave the cache before their turn.
-        if queue.bytes - queue.groups[DEFAULT_GROUP].unacked_bytes < self._cache.bytes_max // 2:
+        if self._cache.bytes_of(queue.id) - queue.groups[DEFAULT_GROUP].unacked_bytes < self._cache.bytes_max // 2:
             self._cache.add(StoredBatch(queue.id, DEFAULT_LANE, first, offset, 0, offset, now_us, batch))
         self.journal.effects.append(Confirmed(offset + 1, connection, request, offset, first, duplicate=False))
         self.deliveries.changed(queue.id)

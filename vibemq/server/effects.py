@@ -27,7 +27,9 @@ class Origin:
         """Copy from `batch` what is needed; its records are not kept."""
         self.lane, self.sequence, self.offset, self.index = lane, sequence, offset, index
         self.count, self.record_bytes = batch.count, batch.record_bytes
-        self.lengths = memoryview(batch.lengths.tobytes()).cast("I")
+        # A batch of one, of which there may be very many, is worth a smaller object.
+        lengths = (batch.record_bytes,) if batch.count == 1 else memoryview(batch.lengths.tobytes()).cast("I")
+        self.lengths: Sequence[int] = lengths
         self.settled = 0
 
     def bytes(self, first: int, count: int) -> int:
