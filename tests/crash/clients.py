@@ -21,6 +21,7 @@ from tests.checker import Name
 from tests.crash.journal import Journal, Ticker, body_of, name_of
 from vibemq.client import ConnectOptions
 from vibemq.errors import ConnectionFailed, DiskFull, LeaseLost, RequestTimeout, VibeMQError
+from vibemq.protocol import messages as m
 
 WRITERS: Final = 3
 """A producer is so many writers over one connection."""
@@ -33,8 +34,6 @@ CONNECTION: Final[ConnectOptions] = {
 }
 ACK_LATER: Final = 0.1
 """The part of messages that is given back instead of acked."""
-LEASE_SURE_S: Final = 0.15
-"""For so long after its arrival a message is held for sure: every queue of the laboratory has a longer lease."""
 
 
 class Program:
@@ -45,17 +44,30 @@ class Program:
         self.name, self.random, self.url, self.queue = name, Random(f"{seed} {name}"), url, queue
         self.journal = Journal(Path(journal))
         self.ticker = Ticker()
+        self._lost: set[tuple[int, int]] = set()
 
     async def run(self, work: Callable[[vibemq.Client], Awaitable[None]]) -> None:
         """Work until SIGTERM."""
         options: ConnectOptions = {**CONNECTION, "name": self.name, "chance": self.random}
         async with vibemq.connect(self.url, **options) as client:
+            self._note_lost_leases(client)
             working = asyncio.ensure_future(work(client))
             ticking = asyncio.ensure_future(self.ticker.run())
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
             with contextlib.suppress(asyncio.CancelledError):
                 await working
             ticking.cancel()
+
+    def _note_lost_leases(self, client: vibemq.Client) -> None:
+        """Remember what the broker calls lost: nobody is told who has acked it and asks for no confirmation of that."""
+        tell = client._link.handlers[m.LeasesLost]
+
+        def note(reply: m.LeasesLost) -> None:
+            for first, end in reply.deliveries:
+                self._lost.update((reply.subscription, number) for number in range(first, end))
+            tell(reply)
+
+        client._link.handlers[m.LeasesLost] = note
 
     # --- producing
 
@@ -116,8 +128,7 @@ class Program:
         for one in batch:
             if one not in kept:
                 await one.nack()
-        names = [name_of(one.body) for one in kept]
-        self.journal.write(("asked", *name) for name in names)
+        self.journal.write(("asked", *name_of(one.body)) for one in kept)
         connects = client.stats.connects
         try:
             confirmed = await random.choice((_ack_all, _ack_each, _ack_and_flush))(client, kept)
@@ -125,8 +136,10 @@ class Program:
             return
         at = time.monotonic()
         # flush() says nothing of acks that a lost connection or a lost lease had made void before.
-        if confirmed or (client.stats.connects == connects and at - since < LEASE_SURE_S):
-            self.journal.write(("acked", *name, at) for name in names)
+        if not confirmed and client.stats.connects != connects:
+            return
+        sure = [one for one in kept if confirmed or (one.parcel.subscription.number, one.delivery) not in self._lost]
+        self.journal.write(("acked", *name_of(one.body), at) for one in sure)
 
 
 async def _ack_all(client: vibemq.Client, kept: Sequence[vibemq.Message]) -> bool:
