@@ -62,11 +62,6 @@ class DeadLetters:
         self.open = still_open
         self.runs = [run for run in self.runs if still_open.within(run.start, run.end)]
 
-    def find(self, sequence: int) -> DeadRun | None:
-        """The run that this message of the dead-letter queue belongs to."""
-        at = bisect_right(self.runs, sequence, key=lambda run: run.start) - 1
-        return self.runs[at] if at >= 0 and sequence < self.runs[at].end else None
-
     def snapshot(self) -> list[Any]:
         """Plain values in canonical order."""
         return [self.queue, self.runs, self.open.snapshot()]

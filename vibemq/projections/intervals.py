@@ -40,19 +40,10 @@ class IntervalSet:
     def __repr__(self) -> str:
         return f"IntervalSet({list(self)})"
 
-    def __contains__(self, number: int) -> bool:
-        at = bisect_right(self._starts, number) - 1
-        return at >= 0 and number < self._ends[at]
-
     @property
     def first(self) -> int:
         """The lowest number; the set must not be empty."""
         return self._starts[0]
-
-    @property
-    def end(self) -> int:
-        """One more than the highest number; 0 for the empty set."""
-        return self._ends[-1] if self._ends else 0
 
     def add(self, start: int, end: int) -> None:
         """Add start <= n < end; what was there already stays."""
