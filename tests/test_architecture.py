@@ -93,6 +93,8 @@ TABLE: Final = (
     Row("protocol.*",    "errors batch protocol.*",                         VALUES,  "msgspec"),
 
     *(Row(part,          f"errors batch events projections.* {BROKER}", VALUES, "msgspec") for part in BROKER.split()),
+    Row("server.commands", f"errors batch protocol.* {BROKER}",             VALUES),
+    Row("server.conversation", f"errors batch protocol.* server.commands {BROKER}", VALUES),
     Row("server.*",      f"{BELOW_SERVER} server.*",                        ALL,     "msgspec uvloop xxhash"),
 
     Row("client.*",      "errors batch protocol.* client.*",                ALL,     "msgspec"),

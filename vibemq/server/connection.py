@@ -1,20 +1,17 @@
-"""One client's connection: bytes become commands for the broker, effects become bytes.
+"""One client's connection: the socket around a conversation.
 
-The protocol itself is the sans-I/O session; here are only the calls that each message stands for, and what the
-transport needs: one read buffer shared by all connections, output collected over a turn of the loop, a stop of
-reading while the client does not read what it is sent.
+What is said is the sans-I/O conversation's affair; here is only what the transport needs: one read buffer shared by all
+connections, output collected over a turn of the loop, a stop of reading while the client does not read what it is sent.
 """
 
 import asyncio
 import enum
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from vibemq.errors import DiskFull, FlowExceeded, LimitExceeded, ProtocolError, RequestError, VibeMQError
+from vibemq.errors import ProtocolError, VibeMQError
 from vibemq.protocol import messages as m
-from vibemq.protocol.session import ServerSession, State
-from vibemq.server import effects as f
-from vibemq.server.commands import COMMANDS
+from vibemq.server.conversation import Conversation
 
 if TYPE_CHECKING:
     from vibemq.server.runtime import Runtime
@@ -27,8 +24,6 @@ TURN_US = 2_000
 """After so long the rest of what a client asked for waits for another turn of the loop: others are heard between."""
 LINGER_S = 5.0
 """How long a connection that is being closed may take to read the rest."""
-PEEKS_MAX = 4
-"""Peeks of a connection that may be unanswered: each holds megabytes while it is read."""
 
 
 class Pause(enum.Flag):
@@ -43,7 +38,7 @@ class Pause(enum.Flag):
 
 
 class ClientConnection(asyncio.BufferedProtocol):
-    """The shell around a ServerSession."""
+    """The shell around a Conversation, and its host."""
 
     __slots__ = (
         "_buffer",
@@ -52,19 +47,14 @@ class ClientConnection(asyncio.BufferedProtocol):
         "_paused",
         "_rest",
         "_runtime",
-        "_session",
         "_transport",
         "address",
         "connected_us",
+        "conversation",
         "goodbye_reason",
-        "heartbeat_us",
         "host",
         "last_heard_us",
         "lost",
-        "number",
-        "out",
-        "peeks",
-        "unanswered_batches",
     )
 
     def __init__(
@@ -78,21 +68,25 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._runtime = runtime
         self._buffer = buffer
         self._on_opened, self._on_closed = on_opened, on_closed
-        self._session = ServerSession(runtime.settings.limits.frame_bytes)
+        self.conversation = Conversation(self, runtime.broker, runtime.settings.limits, runtime.version)
         self._transport: asyncio.Transport | None = None
         self.address = self.host = ""
-        self.number = 0
-        """The broker's number of this connection; 0 until hello."""
-        self.heartbeat_us = 0
         self.connected_us = self.last_heard_us = runtime.clock.now_us()
         self._paused = Pause(0)
         self._rest: list[m.Command | m.Refused] = []
-        self.out: list[bytes | memoryview] = []
-        self.peeks = 0
-        self.unanswered_batches = 0
         self.goodbye_reason = "the connection broke"
         self.lost = True
         """Whether the client went without having said so, and not because the broker stops."""
+
+    @property
+    def number(self) -> int:
+        """The broker's number of this connection; 0 until hello."""
+        return self.conversation.number
+
+    @property
+    def heartbeat_us(self) -> int:
+        """How often the client has promised to say something; 0 until hello."""
+        return self.conversation.heartbeat_us
 
     # --- transport
 
@@ -111,30 +105,29 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Carry out what the client asks."""
-        self._hear(self._session.receive(self._buffer[:nbytes]))
+        self._hear(self.conversation.receive(self._buffer[:nbytes]))
 
     def _hear(self, commands: list[m.Command | m.Refused]) -> None:
-        runtime, session = self._runtime, self._session
+        runtime, conversation = self._runtime, self.conversation
         self.last_heard_us = begun_us = runtime.begin()
         for done, command in enumerate(commands):
             if done and runtime.clock.now_us() - begun_us > TURN_US:
                 self._rest = commands[done:]
                 break
-            try:
-                self._execute(command)
-            except RequestError as error:
-                self.fail(getattr(command, "request", 0), error)
-            except ProtocolError as error:
-                session.error, session.state = error, State.CLOSED
+            if not conversation.execute(command):
                 break
             runtime.append()
-        if self._rest or session.has_more:
+        if conversation.out:
+            runtime.collected(self)
+        if conversation.goodbye is not None:
+            self._left(conversation.goodbye)
+        if self._rest or conversation.has_more:
             self._pause(Pause.REST)
             asyncio.get_running_loop().call_soon(self._hear_rest)
         else:
             self._resume(Pause.REST)
-            if session.error is not None:
-                self._refuse(session.error)
+            if conversation.error is not None:
+                self._refuse(conversation.error)
         runtime.schedule()
 
     def _hear_rest(self) -> None:
@@ -142,7 +135,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._paused != Pause.REST or self._transport is None or self._transport.is_closing():
             return
         rest, self._rest = self._rest, []
-        self._hear(rest or self._session.receive(memoryview(b"")))
+        self._hear(rest or self.conversation.receive(memoryview(b"")))
 
     def eof_received(self) -> bool:
         """Close when the client does."""
@@ -192,7 +185,8 @@ class ClientConnection(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Hand what was collected to the transport."""
-        out, self.out = self.out, []
+        conversation = self.conversation
+        out, conversation.out = conversation.out, []
         if self._transport is not None and out:
             self._transport.writelines(out)
 
@@ -200,7 +194,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Say goodbye and close."""
         if self._transport is None or self._transport.is_closing():
             return
-        self.out += self._session.encode(m.Goodbye(code=code, text=text))
+        self.conversation.say_goodbye(code, text)
         self.flush()
         self.goodbye_reason = text
         self._close_transport()
@@ -217,40 +211,17 @@ class ClientConnection(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.abort()
 
-    # --- from effects to bytes
+    # --- what the conversation needs
 
-    def send(self, effect: f.Effect) -> None:
-        """Collect the bytes of an effect."""
-        if type(effect) is f.Delivery:
-            _, _, subscription, delivery, stored, first, count, attempt, redelivered = effect
-            reply: m.Reply = m.Deliver(
-                subscription,
-                delivery,
-                stored.sequence + first,
-                stored.origin.offset,
-                stored.origin.index + first,
-                stored.time_us,
-                attempt,
-                redelivered,
-                stored.batch.cut(first, count),
-            )
-        elif type(effect) is f.Confirmed:
-            self.unanswered_batches -= 1
-            reply = m.Confirmed(
-                request=effect.request, offset=effect.offset, sequence=effect.sequence, duplicate=effect.duplicate
-            )
-        else:
-            reply = _reply(effect)
-        self.out += self._session.encode(reply)
+    def connect(self, hello: m.Hello, codec: str) -> int:
+        """See `Host`."""
+        return self._runtime.connected(self, hello.client, codec, hello.producer)
 
-    def answer(self, request: int, result: Any) -> None:  # noqa: ANN401 - whatever the request asks for
-        """Collect the answer to a request that the runtime itself carried out."""
-        self.out += self._session.encode(m.Done(request=request, result=result))
+    def admit(self, size: int) -> None:
+        """See `Host`. While the log is behind, the client is not heard."""
+        self._runtime.admit(self, size)
 
-    def fail(self, request: int, error: RequestError) -> None:
-        """Collect the refusal of a request."""
-        self.out += self._session.encode(m.Failed(request=request, code=error.code, text=error.text))
-        self._runtime.collected(self)
+    # --- ends
 
     def _refuse(self, error: ProtocolError) -> None:
         """End the connection of a client that broke the protocol."""
@@ -259,73 +230,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._runtime.logger.warning("protocol error", extra={"address": self.address, "error": error.text})
         self.close(error.code, error.text)
 
-    # --- from messages to commands
-
-    def _execute(self, command: m.Command | m.Refused) -> None:
-        carry_out = COMMANDS.get(type(command))
-        if isinstance(command, m.Peek) and self.peeks >= PEEKS_MAX:
-            raise LimitExceeded(f"a connection may have {PEEKS_MAX} peeks unanswered: wait for the answers")
-        if carry_out is not None:
-            carry_out(self._runtime.broker, self.number, command)
-            self.peeks += isinstance(command, m.Peek)
-        elif isinstance(command, m.Publish):
-            self._publish(command)
-        elif isinstance(command, m.Hello):
-            self._hello(command)
-        elif isinstance(command, m.Ping):
-            self.out += self._session.encode(m.Pong())
-            self._runtime.collected(self)
-        elif isinstance(command, m.Goodbye):
-            self._goodbye(command)
-        else:
-            assert isinstance(command, m.Refused)
-            raise command.error
-
-    def _hello(self, hello: m.Hello) -> None:
-        runtime, limits = self._runtime, self._runtime.settings.limits
-        self.number = runtime.connected(self, hello.client, self._session.codec, hello.producer)
-        # A person who types JSON has other things to do than to be heard every few seconds.
-        usual_ms = limits.heartbeat_ms_max if self._session.codec == "json" else limits.heartbeat_ms
-        heartbeat_ms = min(hello.heartbeat_ms or usual_ms, limits.heartbeat_ms_max)
-        self.heartbeat_us = heartbeat_ms * 1000
-        welcome = m.Welcome(
-            request=hello.request,
-            version=m.VERSION,
-            broker=f"vibemq {runtime.version}",
-            connection=self.number,
-            heartbeat_ms=heartbeat_ms,
-            frame_bytes_max=self._session.frame_bytes_max,
-            batch_messages_max=limits.batch_messages,
-            publish_window_bytes=limits.publish_window_bytes,
-            publish_window_batches=limits.publish_window_batches,
-            message_bytes_max=limits.message_bytes,
-        )
-        self.out += self._session.encode(welcome)
-        runtime.collected(self)
-
-    def _publish(self, publish: m.Publish) -> None:
-        runtime, limits = self._runtime, self._runtime.settings.limits
-        self.unanswered_batches += 1
-        if self.unanswered_batches > 2 * limits.publish_window_batches:
-            raise FlowExceeded(f"more than {limits.publish_window_batches} batches were sent and not yet answered")
-        try:
-            try:
-                runtime.admit(self, len(publish.batch.data))
-            except DiskFull:
-                if not runtime.broker.has_stored(self.number, publish.sequence):
-                    raise
-            runtime.broker.publish(
-                self.number, publish.request, publish.queue, publish.sequence, publish.batch, publish.oldest
-            )
-        except RequestError:
-            self.unanswered_batches -= 1
-            raise
-
-    def _goodbye(self, goodbye: m.Goodbye) -> None:
+    def _left(self, goodbye: m.Goodbye) -> None:
+        """Close once the client, which has said goodbye, was sent what it has coming."""
         self.goodbye_reason = goodbye.text or "goodbye"
         self.lost = goodbye.code != 0
         if self._transport is not None:
-            self._runtime.collected(self)
             self._runtime.close_after_turn(self)
 
     def end(self) -> None:
@@ -346,17 +255,3 @@ class ClientConnection(asyncio.BufferedProtocol):
             if self.number in self._runtime.connections:
                 self._runtime.blocked(self, blocked=True)
         self._transport.close()
-
-
-def _reply(effect: f.Effect) -> m.Reply:
-    """The message of an effect that is not frequent."""
-    if isinstance(effect, f.Answer):
-        return m.Done(request=effect.request, result=effect.result)
-    if isinstance(effect, f.Refusal):
-        return m.Failed(request=effect.request, code=effect.error.code, text=effect.error.text)
-    if isinstance(effect, f.Drained):
-        return m.Drained(subscription=effect.subscription)
-    if isinstance(effect, f.LeasesLost):
-        return m.LeasesLost(subscription=effect.subscription, deliveries=effect.deliveries)
-    assert isinstance(effect, f.Ended)
-    return m.Ended(subscription=effect.subscription, code=effect.error.code, text=effect.error.text)

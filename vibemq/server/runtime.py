@@ -260,7 +260,7 @@ class Runtime:
         if isinstance(effect, f.Peeked):
             self._spawn(self._peek(connection, effect))
             return
-        connection.send(effect)
+        connection.conversation.send(effect)
         self._collected[connection] = None
 
     def collected(self, connection: ClientConnection) -> None:
@@ -364,8 +364,7 @@ class Runtime:
     async def _peek(self, connection: ClientConnection, peeked: f.Peeked) -> None:
         """Answer a Peek with what was ready when it came."""
         async with self._peeking:
-            connection.answer(peeked.request, await self._read_peeked(peeked))
-        connection.peeks -= 1
+            connection.conversation.answer_peek(peeked.request, await self._read_peeked(peeked))
         self.collected(connection)
 
     async def _read_peeked(self, peeked: f.Peeked) -> list[dict[str, Any]]:
