@@ -1,7 +1,7 @@
 """Recent batches in memory, so that what is published is delivered without reading it back.
 
-Bounded by bytes; the oldest entry goes first. What is not here is in the log. A batch counts with its bytes and with the
-objects that keep them: of small messages, sent one by one, those are most of it.
+Bounded by bytes; the oldest entry goes first. What is not here is in the log. A batch counts with its bytes and with
+the objects that keep them: of small messages, sent one by one, those are most of it.
 """
 
 from bisect import bisect_left, bisect_right
