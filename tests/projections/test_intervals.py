@@ -87,6 +87,15 @@ def test_clear_leaves_the_empty_set(steps: list[tuple[bool, tuple[int, int]]]) -
     assert "IntervalSet([])" in repr(intervals)
 
 
+def test_sets_with_another_start_or_another_end_differ() -> None:
+    ours, others = IntervalSet(), [IntervalSet(), IntervalSet(), IntervalSet()]
+    ours.add(2, 5)
+    for other, bounds in zip(others, [(2, 4), (3, 5), (9, 12)], strict=True):
+        other.add(*bounds)
+    assert all(ours != other for other in others)
+    assert ours != [(2, 5)]
+
+
 def test_numbers_may_be_as_large_as_a_log_can_get() -> None:
     intervals = IntervalSet()
     intervals.add((1 << 63) - 2, (1 << 63) - 1)
