@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/installed-$(shell $(PYTHON) -c 'import sys; print("%d.%d" %
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test check bench fuzz clean torture
+.PHONY: help serve test check bench fuzz mutate clean torture
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.* ## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -36,8 +36,13 @@ fuzz: $(INSTALLED) ## search for inputs that break something (FUZZ_SECONDS=600)
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
+mutate: $(INSTALLED) ## change log and projections in small ways, and list what no test notices (ARGS="'vibemq.log.frame*'")
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutate]'
+	nice $(BIN)/mutmut run $(ARGS)
+	$(BIN)/mutmut results
+
 clean: ## remove the environment, caches and builds; never data
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml constraints.txt
