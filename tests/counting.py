@@ -7,11 +7,13 @@ runs 20 rounds, or as many as VIBEMQ_TORTURE_G1 says. The other variables, all s
 
     VIBEMQ_TORTURE_SEED       where seeds begin (0), so that another run sees other chances
     VIBEMQ_TORTURE_SECONDS    after this time no new round begins; what ran by then is what counts
-    VIBEMQ_TORTURE_REPORT     a file that gets one JSON line for each count: guarantee, test, rounds, failures
+    VIBEMQ_TORTURE_REPORT     a file that gets one JSON line for each count: guarantee, test, rounds, failures; and one
+                              for each figure that a test measured: guarantee, test, what, figure
 """
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,14 +72,27 @@ def counted(guarantee: str, ci: int, of: int = 0) -> Iterator[Rounds]:
     try:
         yield rounds
         failures = 0
+    except KeyboardInterrupt:  # whoever is in a hurry has found no fault
+        failures = 0
+        raise
     finally:
-        _report(guarantee, rounds.done, failures)
+        _report({"guarantee": guarantee, "rounds": rounds.done, "failures": failures})
 
 
-def _report(guarantee: str, done: int, failures: int) -> None:
+def measured(guarantee: str, what: str, figure: str) -> None:
+    """A figure for the report of a long run, beside the counts; `pytest -s` shows it, too. Figures are not judged."""
+    sys.stdout.write(f"\n{guarantee} {what}: {figure}\n")
+    _report({"guarantee": guarantee, "what": what, "figure": figure})
+
+
+def full_size(guarantee: str) -> bool:
+    """Whether this is a long run, in which a test takes the sizes that its promise names."""
+    return f"VIBEMQ_TORTURE_{guarantee}" in os.environ
+
+
+def _report(facts: dict[str, object]) -> None:
     report = os.environ.get("VIBEMQ_TORTURE_REPORT")
     if report:
         test = os.environ.get("PYTEST_CURRENT_TEST", "").partition(" ")[0]
-        line = json.dumps({"guarantee": guarantee, "test": test, "rounds": done, "failures": failures})
         with Path(report).open("a") as file:
-            file.write(line + "\n")
+            file.write(json.dumps({"test": test, **facts}) + "\n")

@@ -99,6 +99,18 @@ class RunningBroker:
         status = Path(f"/proc/{self.process.pid}/statm").read_text()
         return int(status.split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def peak_bytes(self) -> int:
+        """The most memory that it had since `forget_peak`."""
+        assert self.process is not None
+        (peak_kib,) = re.findall(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.process.pid}/status").read_text())
+        return int(peak_kib) * 1024
+
+    def forget_peak(self) -> int:
+        """Begin to look for a peak; what it has now."""
+        assert self.process is not None
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+        return self.rss_bytes()
+
 
 @contextmanager
 def running(data: Path, *options: str, log: Path | None = None) -> Iterator[RunningBroker]:
@@ -116,6 +128,7 @@ class JsonClient:
     def __init__(self, port: int, *, hello: bool = True) -> None:
         """Connect, and say hello unless told not to."""
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # one small request may follow another
         self._stream = self.socket.makefile("rb")
         if hello:
             self.send(type="hello", request=1)

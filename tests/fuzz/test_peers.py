@@ -1,6 +1,6 @@
 """Hostile peers at a real broker, while another client publishes: it is served, and the broker's memory stays bounded.
 
-Each attack prints what it cost: `pytest -s tests/fuzz/test_peers.py`. Times are printed and not judged.
+Each attack tells what it cost: `pytest -s tests/fuzz/test_peers.py`. Times are told and not judged.
 """
 
 import json
@@ -8,13 +8,14 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.counting import counted, full_size, measured
 from tests.running import JsonClient, RunningBroker, running
 from vibemq.batch import pack
 from vibemq.protocol import binary
@@ -25,7 +26,10 @@ from vibemq.protocol.frames import HEAD, PREFACE
 MIB: Final = 1 << 20
 GROWTH_MAX: Final = 100 * MIB
 """What the limits allow beside a broker at rest: caches and buffers, with room for the allocator."""
-ATTACK_SECONDS_MAX: Final = 4.0
+ATTACK_S_MAX: Final = 30.0 if full_size("PEERS") else 3.0
+QUIET_S: Final = 3.0 if full_size("PEERS") else 0.3
+FRAMES: Final = 1_000_000
+"""Tiny frames in one attack, as many of them as the broker takes in its time."""
 HELLO: Final = PREFACE + b"".join(binary.encode_command(m.Hello()))
 
 
@@ -39,40 +43,67 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningBroker]:
 
 
 class Bystander:
-    """A client that publishes and waits for the confirm, again and again, in a thread; `ms` are its latencies."""
+    """A client that publishes, waits for the confirm and the delivery, and acks, again and again, in a thread."""
 
     def __init__(self, broker: RunningBroker) -> None:
-        self._client, self._over, self.ms = JsonClient(broker.port), threading.Event(), list[float]()
+        self._client, self._over = JsonClient(broker.port), threading.Event()
+        self.publish_ms, self.delivery_ms = list[float](), list[float]()
         self.failure = ""
-        self._thread = threading.Thread(target=self._publish)
+        self._thread = threading.Thread(target=self._work)
         self._thread.start()
 
-    def _publish(self) -> None:
+    def _work(self) -> None:
+        client = self._client
         try:
+            answer = client.ask(type="subscribe", queue="bystander", messages=1 << 17, bytes=1 << 27)
+            subscription = answer["result"]["subscription"]
             while not self._over.is_set():
-                begun = time.perf_counter()
-                answer = self._client.ask(type="publish", queue="bystander", messages=[{"body": "x"}])
-                if answer.get("type") != "confirmed":
-                    self.failure = f"was answered {answer}"
-                    return
-                self.ms.append((time.perf_counter() - begun) * 1000)
+                delivery = self._publish()
+                client.send(type="ack", subscription=subscription, deliveries=[[delivery, delivery + 1]])
                 time.sleep(0.002)
-        except OSError as problem:
+        except (OSError, LookupError) as problem:
             self.failure = repr(problem)
 
-    def stop(self) -> list[float]:
-        """End; the latencies in order."""
+    def _publish(self) -> int:
+        """Publish a message; the number of its delivery."""
+        begun = time.perf_counter()
+        self._client.send(request=99, type="publish", queue="bystander", messages=[{"body": "x"}])
+        delivery = confirmed = 0
+        while not (delivery and confirmed):
+            answer = self._client.read()
+            ms = (time.perf_counter() - begun) * 1000
+            if answer.get("type") == "confirmed":
+                self.publish_ms.append(ms)
+                confirmed = True
+            elif answer.get("type") == "deliver":
+                self.delivery_ms.append(ms)
+                delivery = answer["delivery"]
+            else:
+                raise LookupError(f"was answered {answer}")
+        return delivery
+
+    def latencies(self) -> str:
+        """p50, p99 and the highest of its publishes and of their deliveries."""
+        return f"{percentiles(self.publish_ms)}, {percentiles(self.delivery_ms)} ms"
+
+    def stop(self) -> None:
+        """End."""
         self._over.set()
         self._thread.join(30)
         self._client.close()
-        return sorted(self.ms) or [0.0]
+
+
+def percentiles(ms: Sequence[float]) -> str:
+    """p50, p99 and the highest."""
+    order = sorted(ms) or [0.0]
+    return " / ".join(f"{order[at]:.1f}" for at in (len(order) // 2, len(order) * 99 // 100, -1))
 
 
 def connect(broker: RunningBroker) -> socket.socket:
     return socket.create_connection(("127.0.0.1", broker.port), timeout=10)
 
 
-def send_for_a_while(connection: socket.socket, data: bytes, seconds: float = ATTACK_SECONDS_MAX) -> None:
+def send_for_a_while(connection: socket.socket, data: bytes, seconds: float = ATTACK_S_MAX) -> None:
     """Send as much as the broker takes, and read what it answers, until it has done with all, or the time is over."""
     connection.setblocking(False)
     view, deadline = memoryview(data), time.monotonic() + seconds
@@ -135,19 +166,19 @@ def slow_bytes(broker: RunningBroker) -> None:
 
 
 def pings(broker: RunningBroker) -> None:
-    flood(broker, frames(m.Ping()) * 200_000)
+    flood(broker, frames(m.Ping()) * FRAMES)
 
 
 def credits_for_nobody(broker: RunningBroker) -> None:
-    flood(broker, frames(m.Credit(subscription=77, messages=1, bytes=1)) * 200_000)
+    flood(broker, frames(m.Credit(subscription=77, messages=1, bytes=1)) * FRAMES)
 
 
 def acks_for_nobody(broker: RunningBroker) -> None:
-    flood(broker, frames(m.Ack(subscription=77, deliveries=((1, 2),), request=3)) * 200_000)
+    flood(broker, frames(m.Ack(subscription=77, deliveries=((1, 2),), request=3)) * FRAMES)
 
 
 def empty_lines(broker: RunningBroker) -> None:
-    flood(broker, b"\n" * 1_000_000, b'{"type":"hello"}\n')
+    flood(broker, b"\n" * FRAMES, b'{"type":"hello"}\n')
 
 
 def many_runs(broker: RunningBroker) -> None:
@@ -167,7 +198,7 @@ def a_backlog_for_json(broker: RunningBroker) -> None:
     subscribe = b'{"type":"subscribe","request":1,"queue":"empties","messages":1000000,"bytes":100000000}\n'
     with opened(broker, b'{"type":"hello"}\n' + subscribe) as connection:
         connection.settimeout(2)
-        received, deadline = 0, time.monotonic() + ATTACK_SECONDS_MAX
+        received, deadline = 0, time.monotonic() + ATTACK_S_MAX
         with suppress(TimeoutError):
             while received < 40 * MIB and time.monotonic() < deadline:
                 received += len(connection.recv(1 << 20))
@@ -238,38 +269,38 @@ ATTACKS: Final[tuple[Callable[[RunningBroker], None], ...]] = (
 )
 
 
-def measured(broker: RunningBroker, attack: Callable[[RunningBroker], None]) -> tuple[list[float], str]:
-    """The latencies of another client during an attack, and why it was not served."""
+def beside(broker: RunningBroker, attack: Callable[[RunningBroker], None]) -> Bystander:
+    """What another client saw of an attack."""
     bystander = Bystander(broker)
     time.sleep(0.1)
     try:
         attack(broker)
     finally:
-        latencies = bystander.stop()
-    return latencies, bystander.failure
+        bystander.stop()
+    assert bystander.failure == ""
+    return bystander
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_a_hostile_peer_costs_bounded_memory_and_others_are_served(
-    broker: RunningBroker, attack: Callable[[RunningBroker], None], capsys: pytest.CaptureFixture[str]
+    broker: RunningBroker, attack: Callable[[RunningBroker], None]
 ) -> None:
-    quiet, _ = measured(broker, lambda _: time.sleep(0.3))
-    before = broker.rss_bytes()
-    latencies, failure = measured(broker, attack)
-    after = broker.rss_bytes()
-    with capsys.disabled():
-        print(  # noqa: T201 - the figures are the point
-            f"\n{attack.__name__:20} RSS {before // MIB:4} -> {after // MIB:4} MiB   p50/p99/max ms: quiet "
-            f"{quiet[len(quiet) // 2]:5.1f}/{quiet[len(quiet) * 99 // 100]:6.1f}, attacked "
-            f"{latencies[len(latencies) // 2]:5.1f}/{latencies[len(latencies) * 99 // 100]:6.1f}/{latencies[-1]:6.1f}"
-            f" ({len(latencies)})",
-            end="",
-        )
-    assert failure == ""
-    assert len(latencies) > 2, "another client was hardly served"
-    assert after - before < GROWTH_MAX
-    assert broker.process is not None
-    assert broker.process.poll() is None
+    with counted("PEERS", 1, of=len(ATTACKS)) as rounds:
+        for _ in rounds:
+            quiet = beside(broker, lambda _: time.sleep(QUIET_S))
+            before = broker.forget_peak()
+            attacked = beside(broker, attack)
+            grown = broker.peak_bytes() - before
+            measured(
+                "G17",
+                f"hostile peer: {attack.__name__.replace('_', ' ')}",
+                f"RSS +{max(0, grown) / MIB:.0f} MiB at its peak; publish and delivery of another client: "
+                f"{attacked.latencies()}; without it: {quiet.latencies()}",
+            )
+            assert len(attacked.delivery_ms) > 2, "another client was hardly served"
+            assert grown < GROWTH_MAX
+            assert broker.process is not None
+            assert broker.process.poll() is None
 
 
 def test_the_broker_has_logged_no_traceback(broker: RunningBroker) -> None:

@@ -92,7 +92,7 @@ def test_every_flipped_bit_is_refused_or_cut_and_never_accepted(segment_bytes: i
     assert 0 < known < count
     step = 1 if segment_bytes == BIG else 7
     names = [name for name in disk.contents() if name == "FORMAT" or name.endswith(".seg")]
-    with counted("G6", 0) as flips:
+    with counted("G6_ALL", 0) as flips:
         for name in names:
             data = disk.contents()[name]
             for bit in range(0, 8 * len(data), step):

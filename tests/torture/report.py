@@ -1,7 +1,7 @@
 """What a long run says in the end: a table for the terminal, a page for the documentation."""
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -9,13 +9,32 @@ from tests.planted.table import ELSEWHERE, TABLE
 from tests.torture.promises import Promise, Source
 
 
+class Figure(NamedTuple):
+    """Something that a test measured for a promise."""
+
+    promise: str
+    what: str
+    figure: str
+
+
 class Outcome(NamedTuple):
     """What came of a source."""
 
     source: Source
-    rounds: int
-    failures: int
-    seconds: float
+    rounds: int = 0
+    failures: int = 0
+    seconds: float = 0.0
+    figures: Sequence[Figure] = ()
+
+    def plus(self, other: "Outcome") -> "Outcome":
+        """Together with what came of another turn of this source."""
+        return Outcome(
+            self.source,
+            self.rounds + other.rounds,
+            self.failures + other.failures,
+            self.seconds + other.seconds,
+            [*self.figures, *other.figures],
+        )
 
 
 class Run(NamedTuple):
@@ -24,9 +43,12 @@ class Run(NamedTuple):
     promises: list[Promise]
     outcomes: dict[str, Outcome]
     began: float
+    seconds: float
     minutes: float
+    jobs: int
     seed: int
     commit: str
+    interrupted: bool = False
 
 
 HEAD = ("#", "Promise", "Counted", "Wanted", "Ran", "Failures")
@@ -53,40 +75,52 @@ def as_table(run: Run) -> str:
     )
 
 
+def figures(run: Run) -> Iterator[Figure]:
+    """What was measured, by promise."""
+    measured = [figure for outcome in run.outcomes.values() for figure in outcome.figures]
+    for promise in run.promises:
+        yield from (figure for figure in measured if figure.promise == promise.name)
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
+
+
 def as_page(run: Run) -> str:
     """docs/reliability.md."""
     began = datetime.fromtimestamp(run.began, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    seconds = sum(outcome.seconds for outcome in run.outcomes.values())
+    end = ", interrupted" if run.interrupted else ""
     failures = sum(outcome.failures for outcome in run.outcomes.values())
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [HEAD, ("---",) * len(HEAD), *rows(run)])
-    bugs = "\n".join(
-        f"| {name.replace('_', ' ')} | `{test}` |"
+    bugs = [
+        (name.replace("_", " "), f"`{test}`")
         for name, test in [*((planted.name, _path_of(planted.caught_by)) for planted in TABLE), *ELSEWHERE]
-    )
+    ]
     return f"""# Reliability: what was run, and what came of it
 
 Written by `make torture`, not by hand: the numbers below are those of one run and of nothing else.
 
     begun       {began}
     commit      {run.commit}
-    took        {seconds / 60:.0f} minutes of a budget of {run.minutes:g}
+    took        {run.seconds / 60:.0f} minutes of a budget of {run.minutes:g}, {run.jobs} tests at a time{end}
     seed        {run.seed}
     on          Python {platform.python_version()}, {platform.system()} {platform.release()}, {platform.machine()}
     failures    {failures}
 
-{table}
+{_markdown(HEAD, rows(run))}
 
 Tests that stand for several promises ran once. Where fewer ran than were wanted, the budget was used up; run it longer
 with `make torture ARGS="--minutes 600"`. A failure prints how to run its seed again.
+
+## What was measured
+
+{_markdown(("#", "What", "Figure"), figures(run))}
 
 ## Bugs that were planted
 
 Tests that cannot fail prove nothing. Each of these bugs is put into the product by a test, and the test beside it must
 then fail; `tests/planted/` shows it on every run of the tests.
 
-| Bug | Caught by |
-| --- | --- |
-{bugs}
+{_markdown(("Bug", "Caught by"), bugs)}
 """
 
 
