@@ -1,5 +1,6 @@
 """G7 and G8 on a real broker: the kernel refuses a write, a sync, a name, or room."""
 
+import time
 from pathlib import Path
 from random import Random
 
@@ -9,7 +10,7 @@ import vibemq
 from tests.checker import Verdict
 from tests.counting import counted
 from tests.crash.laboratory import PATIENCE_S, QUEUE, SETTINGS, Laboratory, laboratory
-from tests.crash.tracing import ended_by_lock, failed_calls, needs_strace, program
+from tests.crash.tracing import ended_by_lock, failed_calls, kill_by_lock, needs_strace, program
 from tests.running import RunningBroker
 from vibemq.errors import DiskFull
 
@@ -68,24 +69,65 @@ def await_the_end(lab: Laboratory, trace: Path) -> None:
     assert "the broker must end" in said.splitlines()[-1], said[-1000:]
 
 
+@pytest.mark.parametrize("error", ["EIO", "ENOSPC"])
+def test_an_index_that_cannot_be_written_costs_checkpoints_and_nothing_else(error: str, tmp_path: Path) -> None:
+    with counted("G7_INDEX", 1, of=2) as rounds:
+        for seed in rounds:
+            verdict = run_while_the_index_fails(tmp_path / str(seed), seed, error)
+            assert verdict.faults() == [], str(verdict)
+
+
+def run_while_the_index_fails(folder: Path, seed: int, error: str) -> Verdict:
+    """Load a broker whose index cannot be written from some call on; kill it, start it on a healthy machine, judge."""
+    trace, when = folder / "trace", Random(seed).randrange(3, 30)
+    with (
+        laboratory(folder, seed, program=program(trace, "index", error, f"{when}+")) as lab,
+        ended_by_lock(folder / "data"),
+    ):
+        lab.start(producers=2)
+        deadline = time.monotonic() + PATIENCE_S
+        while not failed_calls(trace):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        lab.await_progress()
+        kill_by_lock(folder / "data")
+        assert lab.broker.process is not None
+        lab.broker.process.wait(PATIENCE_S)
+        lab.broker.program = RunningBroker(folder / "data").program
+        lab.broker.start()
+        lab.await_progress()
+        return lab.finish()
+
+
 def test_a_start_that_fails_says_why_and_spoils_nothing(tmp_path: Path) -> None:
-    broker = RunningBroker(tmp_path / "data")
-    healthy = broker.program
-    for operation in ("pwrite", "rename", "truncate"):  # while the folder is being made
-        refuse_start(broker, tmp_path / "trace", operation)
+    with counted("G7_STARTS", 8) as starts:
+        while starts.left:
+            folder = tmp_path / str(starts.done)
+            folder.mkdir()
+            starts.add(fail_starts(folder))
+
+
+def fail_starts(folder: Path) -> int:
+    """Start a broker on a folder where calls fail, when it is new and when it is not; how often that was."""
+    broker = RunningBroker(folder / "data")
+    healthy, trace = broker.program, folder / "trace"
+    making, opening = ("pwrite", "rename", "truncate"), ("unlink", "truncate", "allocate", "fdatasync", "fsync")
+    for operation in making:
+        refuse_start(broker, trace, operation)
     broker.program = healthy
     broker.start()
     with vibemq.connect_sync(broker.url) as client:
         client.publish_many(QUEUE, [b"a", b"b"])
     broker.kill()
     (broker.data / "log" / "next-9.tmp").touch()
-    for operation in ("unlink", "truncate", "allocate", "fdatasync", "fsync"):
-        refuse_start(broker, tmp_path / "trace", operation)
+    for operation in opening:
+        refuse_start(broker, trace, operation)
     broker.program = healthy
     broker.start()
     with vibemq.connect_sync(broker.url) as client:
         assert [message.body for message in client.pull(QUEUE, max_messages=10, wait=1.0)] == [b"a", b"b"]
     broker.close()
+    return len(making) + len(opening)
 
 
 def refuse_start(broker: RunningBroker, trace: Path, operation: str) -> None:

@@ -19,8 +19,6 @@ OVERTIME_S: Final = 300
 """How long after its time a test may take to finish its round."""
 LEAVE_S: Final = 60
 """How long an interrupted test may take to clean up."""
-INTERRUPTED: Final = 2
-"""What pytest exits with."""
 
 
 class RunningTurn:
@@ -79,7 +77,7 @@ class RunningTurn:
         counts = [line for line in lines if line["guarantee"] == source.key and "rounds" in line]
         figures = [Figure(line["guarantee"], line["what"], line["figure"]) for line in lines if "figure" in line]
         failures = sum(line["failures"] for line in counts)
-        if self._process.returncode and not (interrupted and self._process.returncode == INTERRUPTED):
+        if self._process.returncode and not interrupted:
             failures = max(failures, 1)
         outcome = Outcome(source, sum(line["rounds"] for line in counts), failures, seconds, figures)
         return outcome, said if failures else ""
