@@ -9,12 +9,17 @@ knew it, with times of one clock (seconds, steps, whatever grows):
     asked        a consumer is about to ack it
     acked        the broker said that the ack is durable, at that time
 
-At the end of the history the queue was drained: what is not settled by then is not there.
+    excused      a client is about to throw it away: it may be gone
+    gone         the broker said, at that time, that it is no longer in that queue
 
-    lost           confirmed and never delivered; or delivered, never acked by anybody, and gone
+At the end of the history the queues were drained: what is not settled by then is not there.
+
+    lost           confirmed and never delivered; or delivered, never acked by anybody, and gone; and not excused
     unexpected     delivered, and nobody sent it
+    astray         delivered from another queue than it was sent to, which is none for dead letters
     risen          delivered after its ack was confirmed
-    unflagged      delivered again and not flagged as redelivered
+    returned       delivered from a queue that it was gone from
+    unflagged      delivered again from the same queue and not flagged as redelivered
     stored twice   one publish has become two messages
     recovered      delivered although never confirmed: allowed
     unknown        neither confirmed nor delivered: allowed
@@ -28,6 +33,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+
+class Violation(AssertionError):
+    """A promise was broken."""
 
 
 class Name(NamedTuple):
@@ -46,6 +55,8 @@ class Delivery(NamedTuple):
     redelivered: bool
     id: str
     """What the broker calls the message."""
+    queue: str = ""
+    """Where it came from, in histories of several queues."""
 
 
 class Place(enum.StrEnum):
@@ -75,6 +86,15 @@ class History:
     asked: set[Name] = field(default_factory=set)
     acked: dict[Name, float] = field(default_factory=dict)
     """When the first confirmation of its ack came."""
+    excused: set[Name] = field(default_factory=set)
+    gone: dict[tuple[str, Name], float] = field(default_factory=dict)
+    """When the broker first said so, by queue."""
+    queues: dict[Name, str] = field(default_factory=dict)
+    """Where each was sent to, as far as that was noted."""
+    dead_letter_queues: frozenset[str] = frozenset()
+    """Any message may come from these."""
+    ids: dict[Name, str] = field(default_factory=dict)
+    """What the broker called a message when it confirmed it, as far as that was noted."""
 
     def acked_at(self, name: Name, at: float) -> None:
         """Note a confirmed ack."""
@@ -88,7 +108,9 @@ class Verdict:
 
     lost: list[Loss]
     unexpected: list[Delivery]
+    astray: list[Delivery]
     risen: list[Delivery]
+    returned: list[Delivery]
     unflagged: list[Delivery]
     stored_twice: list[Name]
     recovered: set[Name]
@@ -105,7 +127,9 @@ class Verdict:
             *((f"lost at the {place}" if place is not Place.MIDDLE else "lost in the middle", self.lost_at(place))
               for place in Place),
             ("unexpected", self.unexpected),
+            ("delivered from a queue that they were not sent to", self.astray),
             ("delivered after a confirmed ack", self.risen),
+            ("delivered from a queue that they were gone from", self.returned),
             ("delivered again without the redelivered flag", self.unflagged),
             ("stored twice", self.stored_twice),
         ]  # fmt: skip
@@ -125,24 +149,36 @@ class Verdict:
 
 
 def check(history: History) -> Verdict:
-    """Judge a history that ended with an empty queue."""
-    by_name: dict[Name, list[Delivery]] = defaultdict(list)
-    for delivery in history.delivered:
-        by_name[delivery.name].append(delivery)
-    seen = set(by_name)
+    """Judge a history that ended with empty queues."""
+    never = float("inf")
+    by_place: dict[tuple[str, Name], list[Delivery]] = defaultdict(list)
+    ids: dict[Name, set[str]] = defaultdict(set)
+    for name, identity in history.ids.items():
+        ids[name].add(identity)
+    for one in history.delivered:
+        by_place[one.queue, one.name].append(one)
+        ids[one.name].add(one.id)
+    seen = {name for _, name in by_place}
     return Verdict(
         lost=list(_losses(history, seen)),
         unexpected=[one for one in history.delivered if one.name not in history.attempted],
-        risen=[one for one in history.delivered if one.since > history.acked.get(one.name, float("inf"))],
-        unflagged=[one for several in by_name.values() for one in _unflagged(several)],
-        stored_twice=[name for name, several in by_name.items() if len({one.id for one in several}) > 1],
+        astray=[one for one in history.delivered if _is_astray(history, one)],
+        risen=[one for one in history.delivered if one.since > history.acked.get(one.name, never)],
+        returned=[one for one in history.delivered if one.since > history.gone.get((one.queue, one.name), never)],
+        unflagged=[one for several in by_place.values() for one in _unflagged(several)],
+        stored_twice=[name for name, called in ids.items() if len(called) > 1],
         recovered=(seen & history.attempted) - history.confirmed,
         unknown=history.attempted - history.confirmed - seen,
-        duplicates=len(history.delivered) - len(seen),
+        duplicates=len(history.delivered) - len(by_place),
         confirmed=len(history.confirmed),
         delivered=len(seen),
         acked=len(history.acked),
     )
+
+
+def _is_astray(history: History, one: Delivery) -> bool:
+    wanted = history.queues.get(one.name, one.queue)
+    return one.queue != wanted and one.queue not in history.dead_letter_queues
 
 
 def _losses(history: History, seen: set[Name]) -> Iterator[Loss]:
@@ -150,7 +186,7 @@ def _losses(history: History, seen: set[Name]) -> Iterator[Loss]:
     for name in sorted(history.confirmed):
         by_writer[name.writer].append(name)
     for names in by_writer.values():
-        missing = [name not in seen or name not in history.asked for name in names]
+        missing = [(name not in seen or name not in history.asked) and name not in history.excused for name in names]
         first = missing.index(False) if False in missing else len(missing)
         last = len(missing) - (missing[::-1].index(False) if False in missing else 0)
         for at, name in enumerate(names):

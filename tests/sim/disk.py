@@ -139,6 +139,21 @@ class SimulatedDisk:
         """No planted error any more."""
         self._faults.clear()
 
+    def repair(self) -> None:
+        """No planted error any more, and all the room there can be."""
+        self.heal()
+        self.capacity_bytes = None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether its room has an end, which may be near."""
+        return self.capacity_bytes is not None
+
+    @property
+    def is_troubled(self) -> bool:
+        """Whether calls may fail."""
+        return bool(self._faults) or self.is_full
+
     def crash(self, *, power: bool = True) -> None:
         """Lose the process, and with `power` what was not synced."""
         self.generation += 1

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.sim.world import World, run_seed
+from tests.sim.shell import Shell
+from tests.sim.world import run_seed
 from vibemq import events as e
 from vibemq.errors import VibeMQError
 from vibemq.log import frame
@@ -24,7 +25,7 @@ Plant = Callable[[pytest.MonkeyPatch], None]
 
 
 def effects_released_before_the_sync(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(World, "durable", property(lambda world: world.log.next_offset))
+    patch.setattr(Shell, "durable", property(lambda shell: shell.log.next_offset))
 
 
 def groups_not_synced(patch: pytest.MonkeyPatch) -> None:

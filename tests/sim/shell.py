@@ -1,0 +1,334 @@
+"""One life of a broker's process, in steps: what the runtime does with events, effects and conversations.
+
+It is made of the same modules as the runtime, without a loop, a thread or a socket: whoever drives it says when a group
+is taken, written, and known to be synced, when a load is done, and when a checkpoint takes its next part.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import NamedTuple
+
+from tests.checker import Violation
+from tests.sim.disk import SimulatedDisk
+from tests.sim.invariants import Watch
+from tests.sim.network import Wire
+from vibemq.errors import BeyondLog, DiskFull, WriteFailed
+from vibemq.events import QueueSettings, SegmentSealed
+from vibemq.log.disk import AnyDisk
+from vibemq.log.index import MemoryIndex
+from vibemq.log.log import Group, Log
+from vibemq.log.segment import seal_segment
+from vibemq.protocol import messages as m
+from vibemq.server import effects as f
+from vibemq.server.broker import Broker
+from vibemq.server.checkpointer import Capture
+from vibemq.server.clock import BrokerClock
+from vibemq.server.conversation import Conversation
+from vibemq.server.limits import Limits
+from vibemq.server.outbox import Outbox
+from vibemq.server.storage import Storage
+
+SEGMENT_BYTES = 8192
+RESERVE_BYTES = 4096
+BLOCKED_BYTES = 4000
+"""A client with so much unread is one that does not read."""
+
+
+class Surroundings(NamedTuple):
+    """What outlives a process, and what it finds around it."""
+
+    disk: SimulatedDisk
+    random: Random
+    watch: Watch
+    counts: Counter[str]
+    monotonic_us: Callable[[], int]
+    wall_us: Callable[[], int]
+    moment: Callable[[], int]
+    log_id: int
+
+
+class _Peer:
+    """The broker's end of a wire, as its conversation needs it."""
+
+    def __init__(self, shell: "Shell", wire: Wire) -> None:
+        self.shell, self.wire = shell, wire
+
+    def connect(self, hello: m.Hello, codec: str) -> int:
+        number = self.shell.broker.connect(hello.client, "simulated", codec, hello.producer)
+        self.shell.wires[number] = self.wire
+        return number
+
+    def admit(self, size: int) -> None:
+        if not self.shell.log.admit(size):
+            self.shell.around.counts["refused for want of room"] += 1
+            raise DiskFull("the disk is full")
+
+
+class Shell:
+    """A process, from opening its data folder on. It ends by being dropped."""
+
+    def __init__(self, around: Surroundings, index: MemoryIndex) -> None:
+        """Open the data folder, replay, and begin to serve.
+
+        Raises:
+            StorageError, OSError: the disk does not let it.
+        """
+        self.around = around
+        self.log = Log.open(
+            around.disk,
+            new_log_id=lambda: around.log_id,
+            segment_bytes=SEGMENT_BYTES,
+            reserve_bytes=RESERVE_BYTES,
+            time_us=around.wall_us(),
+        )
+
+        def after_crash(_: AnyDisk, log: Log) -> MemoryIndex:
+            self.index = index.after_crash(log)
+            return self.index
+
+        self.storage = Storage.recover(around.disk, self.log, after_crash)
+        self.state = self.storage.state
+        self.clock = BrokerClock(
+            lambda: around.wall_us() / 1_000_000,
+            lambda: around.monotonic_us() / 1_000_000,
+            self.state.audit.last_us,
+        )
+        self.limits = Limits(cache_bytes=around.random.choice((300, 3000, 1 << 20)), producers=100)
+        self.broker = Broker(self.state, self.limits, QueueSettings(), auto_create=False)
+        self.journal = self.broker.journal
+        self.wires: dict[int, Wire] = {}
+        self.waiting = Outbox()
+        self.loads: list[f.Load] = []
+        self.deferred: list[f.Load] = []
+        self.group: Group | None = None
+        self.group_written = False
+        self.capture: Capture | None = None
+        self.parts: Iterator[None] = iter(())
+        checkpoint = self.index.load_checkpoint()
+        self.saved = {key: as_of for key, (as_of, _) in checkpoint.parts.items()} if checkpoint else {}
+
+    def serve(self) -> None:
+        """Begin."""
+        self.around.watch.restarted()
+        self.begin()
+        self.broker.start("1", self.clock.wall_us())
+        self.end_turn()
+
+    # --- a turn
+
+    def begin(self) -> None:
+        """Set the time of what is decided next."""
+        self.journal.now_us = self.clock.now_us()
+
+    @property
+    def durable(self) -> int:
+        """Effects that wait for records below may leave."""
+        return self.log.synced
+
+    def append(self) -> None:
+        """Take what was decided to the log."""
+        records = self.journal.records
+        if records:
+            now_us, watch = self.around.monotonic_us(), self.around.watch
+            for record in records:
+                self.storage.append(record)
+                watch.happened(record.event, record.time_us, now_us, self.state)
+            records.clear()
+
+    def end_turn(self) -> None:
+        """Hand out what is ready, and let go what waits for nothing."""
+        self.begin()
+        self.broker.deliveries.dispatch()
+        self.append()
+        journal = self.journal
+        effects, journal.effects = journal.effects, []
+        self._send(self.waiting.sift(effects, self.durable))
+        self.loads += journal.loads
+        journal.loads.clear()
+
+    def _send(self, effects: Iterator[f.Effect]) -> None:
+        """Effects leave the process."""
+        spoken: dict[int, Wire] = {}
+        for effect in effects:
+            wire = self.wires.get(effect.connection)
+            if wire is not None and wire.conversation is not None:
+                wire.conversation.send(effect)
+                spoken[effect.connection] = wire
+        for wire in spoken.values():
+            self.flush(wire)
+
+    def flush(self, wire: Wire) -> None:
+        """Hand what was collected to the network, and notice a client that does not read."""
+        conversation = wire.conversation
+        assert conversation is not None
+        if conversation.out:
+            wire.down.write(conversation.out, self.around.moment())
+            conversation.out = []
+            if len(wire.down) > BLOCKED_BYTES and not wire.is_blocked and conversation.number:
+                wire.is_blocked = True
+                self.broker.block(conversation.number, blocked=True)
+                self.around.counts["blocked"] += 1
+
+    # --- connections
+
+    def accept(self, wire: Wire) -> None:
+        """Somebody connects."""
+        wire.conversation = Conversation(_Peer(self, wire), self.broker, self.limits, "1")
+
+    def hear(self, wire: Wire, data: bytes) -> None:
+        """Carry out what a client asks."""
+        conversation = wire.conversation
+        assert conversation is not None
+        self.begin()
+        commands = conversation.receive(memoryview(data))
+        while commands or conversation.has_more:
+            for command in commands:
+                conversation.execute(command)
+                self.append()
+            commands = conversation.receive(memoryview(b""))
+        if conversation.error is not None:
+            raise Violation(f"a client that keeps to the protocol was refused: {conversation.error.text}")
+        self.flush(wire)
+        if conversation.goodbye is not None:
+            self.end_turn()
+            self.hang_up(wire, lost=conversation.goodbye.code != 0)
+
+    def unblock(self, wire: Wire) -> None:
+        """A client has read what there was."""
+        if wire.is_blocked and wire.conversation is not None and not wire.down:
+            wire.is_blocked = False
+            self.broker.block(wire.conversation.number, blocked=False)
+
+    def hang_up(self, wire: Wire, *, lost: bool) -> None:
+        """A client is gone, or is sent away."""
+        conversation = wire.conversation
+        assert conversation is not None
+        wire.conversation = None
+        wire.down.end()
+        if conversation.number:
+            del self.wires[conversation.number]
+            self.begin()
+            self.broker.disconnect(conversation.number, "gone", lost=lost)
+            self.append()
+
+    # --- the disk
+
+    def take_group(self) -> None:
+        """The writer gets what was appended."""
+        if self.group is None:
+            self.group, self.group_written = self.log.take_group(), False
+
+    def write(self) -> None:
+        """The writer writes and syncs; the loop does not know yet."""
+        self.take_group()
+        if self.group is not None and not self.group_written:
+            self.log.write_group(self.group, sync=True)
+            self.group_written = True
+
+    def finish_group(self) -> None:
+        """The loop hears that the group is durable."""
+        if self.group is None:
+            return
+        self.write()
+        self.log.group_done(self.group, synced=True)
+        self.group = None
+        self.around.counts["groups"] += 1
+        self._send(self.waiting.release(self.durable))
+        self.loads += self.deferred
+        self.deferred.clear()
+
+    def prepare(self) -> None:
+        """The writer takes room ahead."""
+        self.log.prepare()
+
+    def keep_house(self) -> None:
+        """Look whether there is room again."""
+        if self.log.disk_full and self.log.space_returned():
+            self.around.counts["room returned"] += 1
+
+    def load(self) -> None:
+        """Read what the broker asked for."""
+        if self.loads:
+            load = self.loads.pop(self.around.random.randrange(len(self.loads)))
+            try:
+                batches = self.storage.load(load)
+            except BeyondLog:
+                self.deferred.append(load)
+                return
+            self.around.counts["loads"] += 1
+            self.begin()
+            self.broker.loaded(load.queue, batches)
+
+    def seal(self) -> None:
+        """Seal the segments that are full."""
+        for facts in self.log.unsealed():
+            previous = self.log.last_seal
+            end, seal = seal_segment(self.around.disk, self.log.id, facts.base, previous, lambda: None)
+            self.begin()
+            self.journal.record(SegmentSealed(facts.base, end, seal, previous))
+            self.append()
+            self.around.counts["seals"] += 1
+
+    def checkpoint(self) -> bool:
+        """Take the next part of a checkpoint; commit it when it is whole and durable. Whether that is done."""
+        if self.capture is None:
+            self.capture = Capture(self.state, self.saved)
+            self.parts = self.capture.steps()
+        capture = self.capture
+        if next(self.parts, self) is not self:
+            return False
+        if self.log.synced < capture.wanted:
+            self.finish_group()
+            self.write()
+            return False
+        self.capture = None
+        if self.around.disk.is_full:  # as an index on a full disk does: nothing is lost by it but time
+            self.around.counts["checkpoints without room"] += 1
+            return True
+        assert self.index.commit(self.log.synced_mark, capture.changed, capture.gone, capture.start)
+        self.saved = capture.saved
+        self.around.counts["checkpoints"] += 1
+        return True
+
+    # --- time
+
+    def tick(self) -> None:
+        """Do what is due."""
+        self.begin()
+        self.broker.tick()
+        self.append()
+        self.around.watch.ticked(self.around.monotonic_us(), self.state)
+
+    # --- ends
+
+    def stop(self) -> None:
+        """End in order."""
+        for wire in list(self.wires.values()):
+            assert wire.conversation is not None
+            wire.conversation.say_goodbye(0, "stopping")
+            self.flush(wire)
+            self.hang_up(wire, lost=False)
+        self.begin()
+        self.broker.stop("enough")
+        self.append()
+        self.finish_group()
+        self.write()
+        self.log.sync_done(self.log.sync())
+        if self.around.random.random() < 0.7:
+            while not self.checkpoint():
+                pass
+
+    def close(self) -> None:
+        """Give back files and lock."""
+        self.storage.close()
+
+    def refuses_everything(self) -> bool:
+        """Whether the log accepts nothing after a failure, nor says that anything has become durable."""
+        for attempt in (self.log.take_group, self.log.sync, lambda: self.log.admit(1)):
+            try:
+                attempt()
+            except WriteFailed:
+                continue
+            return False
+        return True
