@@ -15,9 +15,9 @@ BACKLOG = 1024
 class Listener:
     """One listening socket. All of its connections share a read buffer."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        """Serve clients of `runtime`."""
-        self._runtime = runtime
+    def __init__(self, runtime: Runtime, connections_max: int) -> None:
+        """Serve clients of `runtime`, so many at a time."""
+        self._runtime, self._connections_max = runtime, connections_max
         self._buffer = memoryview(bytearray(READ_BUFFER_BYTES))
         self._open: dict[ClientConnection, None] = {}
         self._by_host: Counter[str] = Counter()
@@ -57,15 +57,15 @@ class Listener:
         return connection
 
     def _opened(self, connection: ClientConnection) -> None:
-        limits = self._runtime.settings.limits
-        host = connection.host
+        host, host_max = connection.host, self._runtime.settings.limits.connections_per_address
         self._by_host[host] += 1
-        if len(self._open) > limits.connections or self._by_host[host] > limits.connections_per_address:
-            which = "connections" if len(self._open) > limits.connections else "connections_per_address"
-            error = LimitExceeded(
-                f"the broker has reached its limit of {getattr(limits, which)} {which.replace('_', ' ')}"
-            )
-            connection.turn_away(error)
+        if len(self._open) > self._connections_max:
+            which = f"{self._connections_max} connections"
+        elif self._by_host[host] > host_max:
+            which = f"{host_max} connections per address"
+        else:
+            return
+        connection.turn_away(LimitExceeded(f"the broker has reached its limit of {which}"))
 
     def _closed(self, connection: ClientConnection) -> None:
         self._open.pop(connection, None)

@@ -12,6 +12,7 @@ from importlib.metadata import version as installed_version
 from vibemq.errors import VibeMQError
 from vibemq.server.clock import BrokerClock
 from vibemq.server.listeners import Listener
+from vibemq.server.open_files import connections_possible
 from vibemq.server.runtime import Runtime
 from vibemq.server.settings import Settings
 from vibemq.server.storage import Progress
@@ -63,7 +64,7 @@ async def _serve(runtime: Runtime, logger: logging.Logger, on_ready: Callable[[s
         loop.add_signal_handler(signal_number, end, f"the broker stops ({signal_number.name})")
 
     settings = runtime.settings
-    listener = Listener(runtime)
+    listener = Listener(runtime, connections_possible(settings.limits.connections, logger))
     try:
         host, port = await listener.start(settings.host, settings.port)
     except VibeMQError:
