@@ -1,8 +1,11 @@
 """The thread that writes, driven by a loop made of a queue."""
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,10 +13,11 @@ import pytest
 from tests.log.building import TIME_US, event, new_log, recovered
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import UsageError, WriteFailed
+from vibemq.log import writer as writing
 from vibemq.log.disk import Disk
 from vibemq.log.index import MemoryIndex
-from vibemq.log.log import Log
-from vibemq.log.writer import Sync, SyncPolicy, Writer
+from vibemq.log.log import Group, Log
+from vibemq.log.writer import INLINE_BYTES_MAX, INLINE_S_MAX, THREAD_GROUPS, Sync, SyncPolicy, Writer
 
 WAIT_S = 30
 
@@ -75,6 +79,15 @@ def test_an_interval_syncs_by_itself() -> None:
     loop.writer.close()
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What the writer measures syncs with: it stands still unless a test moves it."""
+    now = [0.0]
+    monkeypatch.setattr(writing, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic))
+    return now
+
+
+@pytest.mark.usefixtures("clock")
 def test_a_lone_group_is_done_when_kick_returns() -> None:
     log = new_log(SimulatedDisk())
     loop = Loop(log, "always")
@@ -83,6 +96,73 @@ def test_a_lone_group_is_done_when_kick_returns() -> None:
         loop.writer.kick(lone=True)
         assert (log.synced, loop.writer.busy, loop.done) == (number + 1, False, number + 1)
     loop.writer.close()
+
+
+def goes_inline(loop: Loop, log: Log, payload_bytes: int = 0) -> bool:
+    """Whether a lone group with such a payload was done when `kick` returned."""
+    log.append(event(1), TIME_US, [bytes(payload_bytes)])
+    loop.writer.kick(lone=True)
+    inline = not loop.writer.busy
+    loop.until_idle()
+    return inline
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_thread_takes_what_is_large_or_opens_a_segment_and_all_under_other_policies() -> None:
+    log = new_log(SimulatedDisk(), segment_bytes=1 << 20)
+    loop = Loop(log, "always")
+    log.append(event(1), TIME_US)
+    head = log.buffered_bytes
+    loop.writer.kick()
+    loop.until_idle()
+    assert goes_inline(loop, log, INLINE_BYTES_MAX - head)
+    assert not goes_inline(loop, log, INLINE_BYTES_MAX - head + 1)
+    assert goes_inline(loop, log, 1)
+    loop.writer.close()
+    log = new_log(SimulatedDisk())
+    loop = Loop(log, "always")
+    base = log.last_base
+    while goes_inline(loop, log, 500):
+        assert log.last_base == base
+    assert log.last_base > base
+    loop.writer.close()
+    for policy in ("os", "interval:60000"):
+        log = new_log(SimulatedDisk())
+        loop = Loop(log, policy)
+        assert not goes_inline(loop, log)
+        loop.writer.close()
+
+
+def test_after_a_slow_sync_the_thread_does_them_for_a_while(
+    clock: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = new_log(SimulatedDisk(), segment_bytes=1 << 20)
+    write_group, took = log.write_group, INLINE_S_MAX
+
+    def write_slowly(group: Group, sync: bool) -> None:
+        write_group(group, sync)
+        clock[0] += took
+
+    monkeypatch.setattr(log, "write_group", write_slowly)
+    loop = Loop(log, "always")
+    assert all(goes_inline(loop, log) for _ in range(3))
+    clock[0], took = 0.0, 2 * INLINE_S_MAX
+    assert goes_inline(loop, log)
+    assert not any(goes_inline(loop, log) for _ in range(THREAD_GROUPS))
+    assert goes_inline(loop, log)
+    loop.writer.close()
+
+
+def test_nothing_is_sent_after_closing_and_the_thread_keeps_no_process_alive() -> None:
+    log = new_log(SimulatedDisk())
+    loop = Loop(log, "always")
+    threads = [thread for thread in threading.enumerate() if thread.name == "vibemq-writer"]
+    assert threads
+    assert all(thread.daemon for thread in threads)
+    loop.writer.close()
+    log.append(event(1), TIME_US)
+    loop.writer.kick()
+    assert (loop.writer.busy, log.buffered_bytes > 0) == (False, True)
 
 
 @pytest.mark.parametrize("lone", [False, True])

@@ -163,8 +163,8 @@ class Writer:
         log = self._log
         group = log.take_group()
         if group is not None:
-            log.write_group(group, sync=True)
-            log.group_done(group, synced=True)
+            log.write_group(group, sync=False)
+            log.group_done(group, synced=False)
         log.sync_done(log.sync())
 
     def _finished(self, outcome: _Outcome) -> None:
