@@ -1,10 +1,9 @@
 """The thread that writes, driven by a loop made of a queue."""
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -69,21 +68,60 @@ def test_what_was_appended_meanwhile_is_the_next_group(policy: str) -> None:
     assert len(recovered(disk)[2]) == 50
 
 
-def test_an_interval_syncs_by_itself() -> None:
+def test_an_interval_syncs_by_itself_again_and_again() -> None:
     log = new_log(SimulatedDisk())
     loop = Loop(log, "interval:1")
-    log.append(event(1), TIME_US)
-    loop.writer.kick()
-    while log.synced < 1:
-        loop.turn()
+    for number in range(3):
+        log.append(event(number), TIME_US)
+        loop.writer.kick()
+        while log.synced <= number:
+            loop.turn()
     loop.writer.close()
+
+
+def waits_of_thread(log: Log, policy: str, clock: list[float], script: list[tuple[float, str]]) -> list[float | None]:
+    """How long the thread is ready to wait, when so many seconds pass each time and then that happens."""
+    waits: list[float | None] = []
+    failures: list[WriteFailed] = []
+
+    def get(timeout: float | None) -> object:
+        waits.append(timeout)
+        passed_s, what = script.pop(0)
+        clock[0] += passed_s
+        if what == "nothing":
+            raise Empty
+        if what == "close":
+            return None
+        log.append(event(1), TIME_US)
+        return log.take_group()
+
+    writer = Writer(log, SyncPolicy.parse(policy), lambda call, *args: call(*args), lambda: None, failures.append)
+    writer._groups = SimpleNamespace(get=get, empty=lambda: True)  # type: ignore[assignment]
+    writer._run()
+    assert not failures
+    return waits
+
+
+def test_an_interval_begins_with_the_first_group_that_is_not_synced(clock: list[float]) -> None:
+    log = new_log(SimulatedDisk())
+    script = [(9.0, "group"), (0.25, "group"), (0.25, "nothing"), (9.0, "group"), (1.0, "nothing"), (9.0, "close")]
+    assert waits_of_thread(log, "interval:500", clock, script) == [None, 0.5, 0.25, None, 0.5, None]
+    assert log.synced == log.written == 3
+
+
+@pytest.mark.parametrize("policy", ["always", "os"])
+def test_without_an_interval_the_thread_waits_for_groups_alone(policy: str, clock: list[float]) -> None:
+    log = new_log(SimulatedDisk())
+    script = [(1.0, "group"), (1.0, "group"), (1.0, "close")]
+    assert waits_of_thread(log, policy, clock, script) == [None, None, None]
+    assert log.synced == (2 if policy == "always" else 0)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What the writer measures syncs with: it stands still unless a test moves it."""
     now = [0.0]
-    monkeypatch.setattr(writing, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=time.monotonic))
+    monkeypatch.setattr(writing, "time", SimpleNamespace(perf_counter=lambda: now[0], monotonic=lambda: now[0]))
     return now
 
 
@@ -175,12 +213,22 @@ def test_a_failure_is_told_once_and_nothing_follows(operation: str, *, lone: boo
     log.append(event(1), TIME_US)
     loop.writer.kick(lone=lone)
     loop.until_idle()
-    assert len(loop.failures) == 1
+    assert [str(failure) for failure in loop.failures] == [log.failure]
     assert (log.synced, loop.done) == (0, 0)
     with pytest.raises(WriteFailed):
         log.append(event(2), TIME_US)
     with pytest.raises(WriteFailed):
         loop.writer.close()
+
+
+def test_a_bug_on_the_thread_is_told_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = new_log(SimulatedDisk())
+    loop = Loop(log, "always")
+    monkeypatch.setattr(log, "write_group", lambda *_args, **_more: 1 / 0)
+    log.append(event(1), TIME_US)
+    loop.writer.kick()
+    loop.until_idle()
+    assert "the writer thread ended: ZeroDivisionError" in str(loop.failures[0])
 
 
 def test_room_that_cannot_be_taken_ahead_is_told_once_by_whoever_notices_it_first() -> None:

@@ -96,6 +96,15 @@ RUN_1: Final = (1, 2, 28, 28 * SECOND_US, 1, REJECTED, 2, "no such address")
 RUN_3: Final = (3, 6, 30, 30 * SECOND_US, 1, REJECTED, 1, "")
 
 
+def test_the_state_before_the_first_event() -> None:
+    assert snapshots(Projector()) == {
+        "topology": [[], [], [], [1, 1, 1]],
+        "producers": [],
+        "audit": [[], 0, False, [], 0, b""],
+    }
+    assert all(part.as_of == 0 for part in Projector().parts())
+
+
 def test_the_state_of_a_broker_at_work() -> None:
     failed = [[1, packed((5, 6))], [2, packed((4, 5))]]
     held: list[Any] = [[2, [[0, packed((7, 9))]]]]

@@ -52,6 +52,7 @@ def test_questions_are_answered_as_by_a_set(steps: list[tuple[bool, tuple[int, i
     start, end = asked
     wanted = set(range(start, end))
     assert spelled_out(intervals.within(start, end)) == sorted(numbers & wanted)
+    assert all(low < high for low, high in intervals.within(start, end))
     assert intervals.covers(start, end) == (wanted <= numbers)
     if numbers:
         assert intervals.first == min(numbers)
@@ -61,6 +62,7 @@ def test_questions_are_answered_as_by_a_set(steps: list[tuple[bool, tuple[int, i
 def test_the_lowest_are_the_lowest(steps: list[tuple[bool, tuple[int, int]]], count: int) -> None:
     intervals, numbers = built(steps)
     assert spelled_out(intervals.lowest(count)) == sorted(numbers)[:count]
+    assert all(start < end for start, end in intervals.lowest(count))
 
 
 @given(STEPS)

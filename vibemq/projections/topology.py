@@ -40,7 +40,7 @@ class Topology:
 
     def client_disconnected(self, event: e.ClientDisconnected) -> None:
         """A client went; its subscriptions ended before."""
-        self.connections.pop(event.connection, None)
+        del self.connections[event.connection]
 
     def subscribed(self, event: e.Subscribed) -> None:
         """A consumer came."""
@@ -49,7 +49,7 @@ class Topology:
 
     def unsubscribed(self, event: e.Unsubscribed) -> None:
         """A consumer went."""
-        self.subscriptions.pop(event.subscription, None)
+        del self.subscriptions[event.subscription]
 
     def everyone_left(self) -> None:
         """The broker stopped or started."""
