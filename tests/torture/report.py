@@ -113,6 +113,8 @@ with `make torture ARGS="--minutes 600"`. A failure prints how to run its seed a
 
 ## What was measured
 
+Times were measured while other tests of the run, {run.jobs} at a time, shared the machine: compare them with each other.
+
 {_markdown(("#", "What", "Figure"), figures(run))}
 
 ## Bugs that were planted

@@ -3,6 +3,7 @@
 from tests.torture.promises import PROMISES, Source
 from tests.torture.report import Outcome
 from tests.torture.schedule import TURNS, Schedule
+from tests.torture.turns import ROOT
 
 
 def source(key: str, torture: int, share: float, *, waits: bool = False) -> Source:
@@ -73,3 +74,12 @@ def test_who_waits_runs_beside_who_computes() -> None:
 def test_a_source_is_known_by_its_key() -> None:
     sources = {one for promise in PROMISES for one in promise.sources}
     assert len({one.key for one in sources}) == len(sources)
+
+
+def test_every_test_of_a_source_is_there_and_counts_for_it() -> None:
+    for each in {one for promise in PROMISES for one in promise.sources}:
+        for test in each.tests:
+            path, _, function = test.partition("::")
+            text = (ROOT / path).read_text()
+            assert f"def {function}(" in text
+            assert f'counted("{each.key}"' in text
