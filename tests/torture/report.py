@@ -113,7 +113,7 @@ with `make torture ARGS="--minutes 600"`. A failure prints how to run its seed a
 
 ## What was measured
 
-Times were measured while other tests of the run, {run.jobs} at a time, shared the machine: compare them with each other.
+Times were measured while other tests shared the machine, {run.jobs} at a time: compare them with each other.
 
 {_markdown(("#", "What", "Figure"), figures(run))}
 

@@ -81,5 +81,5 @@ def test_every_test_of_a_source_is_there_and_counts_for_it() -> None:
         for test in each.tests:
             path, _, function = test.partition("::")
             text = (ROOT / path).read_text()
-            assert f"def {function}(" in text
+            assert not function or f"def {function}(" in text
             assert f'counted("{each.key}"' in text
