@@ -74,15 +74,15 @@ class Space:
         with self._lock:
             self.full = not self._take_reserve()
 
-    def grow(self, segment: ActiveSegment, wanted: int, *, step: bool = True) -> bool:
+    def grow(self, segment: ActiveSegment, wanted: int) -> bool:
         """Give the segment room for `wanted` bytes in all, and a step more if it may; False when the disk has none."""
         with self._lock:
-            return self._grow(segment, wanted, step=step)
+            return self._grow(segment, wanted)
 
-    def _grow(self, segment: ActiveSegment, wanted: int, *, step: bool = True) -> bool:
+    def _grow(self, segment: ActiveSegment, wanted: int) -> bool:
         if wanted <= segment.limit:
             return True
-        target = max(wanted, min(segment.capacity, wanted + self._step_bytes)) if step else wanted
+        target = max(wanted, min(segment.capacity, wanted + self._step_bytes))
         try:
             segment.file.allocate(target)
         except OSError as problem:
@@ -119,9 +119,9 @@ class Space:
                     raise
                 self.full = True
                 return False
-            spare = ActiveSegment(file, name, 0, max(self._segment_bytes, length))
+            spare = ActiveSegment(file, name, 0, self._segment_bytes)
         spare.capacity = max(spare.capacity, length)
-        if spare.limit < length and not self._grow(spare, length):
+        if not self._grow(spare, length):
             if self._spare is None:
                 spare.file.close()
                 self._disk.unlink(spare.name)
