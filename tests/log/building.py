@@ -1,8 +1,12 @@
 """Logs to test with: small segments, fixed ids and times."""
 
+import hashlib
+
+import xxhash
+
 from vibemq.events import Acked, Event, Published, SegmentSealed
 from vibemq.log.disk import AnyDisk
-from vibemq.log.frame import Record
+from vibemq.log.frame import ERASED, HEADER_BYTES, Record
 from vibemq.log.log import Log
 from vibemq.log.recovery import Recovery
 from vibemq.log.segment import seal_segment
@@ -66,3 +70,13 @@ def seal_all(log: Log, disk: AnyDisk) -> int:
         log.append(SegmentSealed(segment.base, end, seal, log.last_seal), TIME_US)
     write(log)
     return len(facts)
+
+
+def erased(data: bytes, payload: bytes) -> bytes:
+    """What erasing makes of a record: the flag, the header's checksum anew, and a hash in place of the payload."""
+    body = bytearray(data[8:HEADER_BYTES])
+    body[59] |= ERASED
+    facts = data[HEADER_BYTES : len(data) - len(payload)]
+    digest = hashlib.sha256(payload).digest()
+    sums = [xxhash.xxh3_64_intdigest(bytes(part), LOG_ID).to_bytes(8, "little") for part in (body, digest)]
+    return sums[0] + bytes(body) + facts + digest + sums[1]

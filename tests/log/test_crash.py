@@ -1,6 +1,7 @@
 """What a power loss leaves: everything that was synced, and nothing but a prefix of what was appended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import settings
@@ -11,7 +12,7 @@ from tests.counting import counted
 from tests.log.building import TIME_US, event, new_log, open_log, recovered
 from tests.sim.disk import SimulatedDisk, SimulatedFile
 from vibemq.errors import StorageError
-from vibemq.log.log import Group, Log
+from vibemq.log.log import Group
 
 
 class CrashingLog(RuleBasedStateMachine):
@@ -89,34 +90,59 @@ TestCrashingLog = CrashingLog.TestCase
 TestCrashingLog.settings = settings(max_examples=60, stateful_step_count=25)
 
 
-def run_with_crashes(seed: int, crash_at: int) -> tuple[int, int]:
-    """Fill a log of many small segments on a disk whose power goes after so many calls: synced before, found after."""
-    disk = CrashAfter(seed, crash_at)
+WORKLOADS = [(group, size) for group in (1, 3, 5) for size in (100, 400, 1500)]
+"""Records in a group, and bytes in a record."""
+OUTCOMES = 4
+"""So many states are looked at of all that a disk may be in after one power loss."""
+
+
+def fill_until_crash(disk: "CrashAfter", group: int, size: int) -> tuple[int, int]:
+    """Fill a log of many small segments until the power goes: records synced, and appended, by then."""
     synced = appended = 0
-    log: Log | None = None
-    try:
+    with suppress(PowerLossError):
         log = open_log(disk)
         log.recover()
         for number in range(60):
-            log.append(event(number), TIME_US, [bytes([number + 1]) * 400])
+            log.append(event(number), TIME_US, [bytes([number + 1]) * size])
             appended += 1
-            if number % 3 == 2:
-                group = log.take_group()
-                assert group is not None
-                log.write_group(group, sync=True)
-                log.group_done(group, synced=True)
+            if appended % group == 0:
+                taken = log.take_group()
+                assert taken is not None
+                log.write_group(taken, sync=True)
+                log.group_done(taken, synced=True)
                 log.prepare()
                 synced = log.synced
-    except PowerLossError:
-        pass
-    disk.lose()
+    return synced, appended
+
+
+def every_point() -> list[tuple[int, int, int]]:
+    """Each call of each workload, for the power to go at, and its end."""
+    points: list[tuple[int, int, int]] = []
+    for workload in WORKLOADS:
+        disk = CrashAfter(0, 0)
+        fill_until_crash(disk, *workload)
+        points += [(crash_at, *workload) for crash_at in range(1, disk.changes + 2)]
+    return points
+
+
+def run_with_crashes(seed: int, crash_at: int, group: int = 3, size: int = 400) -> Iterator[tuple[int, int]]:
+    """Some of the states that a power loss may leave: records synced before it, and found after it."""
+    disk = CrashAfter(seed, crash_at)
+    synced, appended = fill_until_crash(disk, group, size)
+    for outcome in range(OUTCOMES):
+        yield synced, found_after(disk.fork(seed + outcome), appended, size)
+
+
+def found_after(disk: SimulatedDisk, appended: int, size: int) -> int:
+    """How many records are there after a power loss; they are the first ones, and the log is whole."""
+    disk.crash()
     log, _, records = recovered(disk)
     assert [bytes(record.payload) for record in records] == [
-        bytes([number + 1]) * 400 for number in range(len(records))
+        bytes([number + 1]) * size for number in range(len(records))
     ]
     assert len(records) <= appended
     assert log.verify().problems == []
-    return synced, len(records)
+    return len(records)
 
 
 class PowerLossError(Exception):
@@ -124,31 +150,31 @@ class PowerLossError(Exception):
 
 
 class CrashAfter(SimulatedDisk):
-    """Its power goes at the n-th call that changes anything."""
+    """Its power goes at the n-th call that changes anything; never for 0."""
 
     def __init__(self, seed: int, crash_at: int) -> None:
         super().__init__(seed)
-        self._left = crash_at
+        self._crash_at = crash_at
+        self.changes = 0
 
     def called(self, operation: str) -> None:
         super().called(operation)
         if operation != "pread":
-            self._left -= 1
-            if self._left == 0:
+            self.changes += 1
+            if self.changes == self._crash_at:
                 raise PowerLossError
-
-    def lose(self) -> None:
-        self._left = 0
-        self.crash()
 
 
 def test_a_crash_at_any_call_loses_nothing_that_was_synced() -> None:
     """Creation, growth, rolling to the next segment: a crash before each call that they make."""
+    points = every_point()
     with counted("G2", 20_000) as rounds:
-        for seed in rounds:
-            crash_at = seed % 219 + 1
-            synced, found = run_with_crashes(seed, crash_at)
-            assert found >= synced, f"run_with_crashes({seed}, {crash_at})"
+        while rounds.left:
+            seed = rounds.first + rounds.done
+            where = (seed, *points[seed // OUTCOMES % len(points)])
+            for synced, found in run_with_crashes(*where):
+                assert found >= synced, f"run_with_crashes{where}"
+            rounds.add(OUTCOMES)
 
 
 def plant_directory_not_synced(patch: pytest.MonkeyPatch) -> None:
@@ -164,13 +190,12 @@ def test_a_sync_left_out_is_noticed(
     plant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plant(monkeypatch)
-    assert any(noticed(seed, crash_at) for crash_at in range(100, 220, 5) for seed in range(5))
+    assert any(noticed(seed, crash_at) for crash_at in range(20, 120, 5) for seed in range(5))
 
 
 def noticed(seed: int, crash_at: int) -> bool:
     """Whether something synced was lost, or the log is refused."""
     try:
-        synced, found = run_with_crashes(seed, crash_at)
+        return any(found < synced for synced, found in run_with_crashes(seed, crash_at))
     except StorageError:
         return True
-    return found < synced

@@ -3,14 +3,13 @@
 import hashlib
 
 import pytest
-import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.log.building import LOG_ID, event
+from tests.log.building import LOG_ID, erased, event
 from vibemq import events
 from vibemq.log import frame
-from vibemq.log.frame import ERASED, HEADER_BYTES, MAGIC, Damage, Record
+from vibemq.log.frame import HEADER_BYTES, MAGIC, Damage, Record
 
 U64 = st.integers(0, (1 << 64) - 1)
 
@@ -75,16 +74,6 @@ def test_headers_are_found_behind_damage_and_never_in_a_payload_of_another_log()
     block = b"junk" + MAGIC + first[5:] + bytes(fake) + third
     found = list(frame.find_headers(block, LOG_ID, 0, 1000))
     assert [(record.offset, record.at) for record in found] == [(3, 1000 + len(block) - len(third))]
-
-
-def erased(data: bytes, payload: bytes) -> bytes:
-    """What erasing makes of a record: the flag, the header's checksum anew, and a hash in place of the payload."""
-    body = bytearray(data[8:HEADER_BYTES])
-    body[59] |= ERASED
-    facts = data[HEADER_BYTES : len(data) - len(payload)]
-    digest = hashlib.sha256(payload).digest()
-    sums = [xxhash.xxh3_64_intdigest(bytes(part), LOG_ID).to_bytes(8, "little") for part in (body, digest)]
-    return sums[0] + bytes(body) + facts + digest + sums[1]
 
 
 def test_an_erased_record_keeps_its_identity_and_the_hash_of_its_payload() -> None:

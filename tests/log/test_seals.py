@@ -1,14 +1,17 @@
 """Seals, and the check of a whole log: an edited record, a removed and a moved segment are found."""
 
+from itertools import count
+from types import SimpleNamespace
+
 import pytest
 import xxhash
 
-from tests.log.building import LOG_ID, TIME_US, event, fill, new_log, open_log, recovered, seal_all, write
+from tests.log.building import LOG_ID, TIME_US, erased, event, fill, new_log, open_log, recovered, seal_all, write
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import CorruptLog
 from vibemq.log.frame import HEADER_BYTES, Record
 from vibemq.log.log import Log
-from vibemq.log.segment import NO_SEAL, SEGMENT_HEADER_BYTES, seal_segment, segment_name
+from vibemq.log.segment import _SLICE_S, NO_SEAL, SEGMENT_HEADER_BYTES, seal_segment, segment_name
 from vibemq.log.verify import Report
 
 
@@ -47,6 +50,29 @@ def test_seals_are_chained_and_do_not_depend_on_slices() -> None:
     assert one == seal_segment(disk, LOG_ID, 0, NO_SEAL, lambda: pauses.append(1))
     assert one != seal_segment(disk, LOG_ID, 0, b"\1" * 32)
     assert one[0] == records_of(disk, 0)[-1].offset + 1
+
+
+def test_sealing_gives_way_after_each_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, _ = sealed_log()
+    ticks, pauses = count(), list[int]()  # the clock goes on by a whole slice each time it is read
+    clock = SimpleNamespace(perf_counter=lambda: 1000 * _SLICE_S + _SLICE_S * next(ticks))
+    monkeypatch.setattr("vibemq.log.segment.time", clock)
+    monkeypatch.setattr("vibemq.log.segment._SLICE_S", 1.5 * _SLICE_S)
+    end, _ = seal_segment(disk, LOG_ID, 0, NO_SEAL, lambda: pauses.append(1))
+    assert len(pauses) == end // 2
+
+
+def test_erasing_a_payload_changes_no_seal() -> None:
+    disk, _ = sealed_log()
+    before = seal_segment(disk, LOG_ID, 0, NO_SEAL)
+    whole = disk.contents()[segment_name(0)]
+    for record in reversed(records_of(disk, 0)):
+        data = disk.contents()[segment_name(0)]
+        without = erased(data[record.at : record.end], bytes(record.payload))
+        disk.overwrite(segment_name(0), data[: record.at] + without + data[record.end :])
+        assert seal_segment(disk, LOG_ID, 0, NO_SEAL) == before
+    assert all(record.erased for record in records_of(disk, 0))
+    assert disk.contents()[segment_name(0)] != whole
 
 
 def test_a_damaged_segment_is_not_sealed() -> None:

@@ -125,8 +125,7 @@ class Recoverer:
         self._known_synced = max(self._known_synced, base)  # it was begun, so all before it was durable
         self._removed = segment_name(base)
         if remove:
-            self._disk.unlink(self._removed)
-            self._disk.sync_directory(FOLDER)
+            self._disk.unlink(self._removed)  # the folder is synced with the end, in `_settle`
 
     def run(
         self, headers: list[SegmentHeader], from_offset: int, place: Place | None, *, cut: bool = True
