@@ -28,6 +28,13 @@ class _Inode:
         self.pending: list[tuple[int, bytes | None]] = []  # (at, written), or (length, None) for a change of length
         self.allocated = 0
 
+    def twin(self) -> "_Inode":
+        """The same contents, for another disk."""
+        other = _Inode()
+        other.data, other.durable = bytearray(self.data), self.durable
+        other.pending, other.allocated = list(self.pending), self.allocated
+        return other
+
     def lose_power(self, random: Random) -> None:
         """Keep of the pending changes what chance leaves."""
         survival = random.choice((0.0, 0.1, 0.5, 0.9, 1.0))
@@ -183,6 +190,20 @@ class SimulatedDisk:
         inode = self._names[name]
         inode.data, inode.durable = bytearray(data), bytes(data)
         inode.pending.clear()
+
+    def fork(self, seed: int) -> "SimulatedDisk":
+        """Another disk in the same state, what is not durable included, whose chance is that of `seed`."""
+        other = SimulatedDisk(seed, self.capacity_bytes)
+        twins = {inode: inode.twin() for inode in [*self._names.values(), *self._durable_names.values()]}
+        for _, change in self._pending_names:
+            twins |= {inode: inode.twin() for inode in change.values() if inode is not None and inode not in twins}
+        other._names = {name: twins[inode] for name, inode in self._names.items()}
+        other._durable_names = {name: twins[inode] for name, inode in self._durable_names.items()}
+        other._pending_names = [
+            (folder, {name: None if inode is None else twins[inode] for name, inode in change.items()})
+            for folder, change in self._pending_names
+        ]
+        return other
 
     def copy(self) -> "SimulatedDisk":
         """Another disk with the same files, all durable."""
