@@ -1,22 +1,26 @@
 """A checker that never fails proves nothing: each bug planted here must be caught, and each was chosen to be small."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 
+from tests.sim.disk import SimulatedDisk
 from tests.sim.shell import Shell
 from tests.sim.world import run_seed
 from vibemq import events as e
-from vibemq.errors import VibeMQError
+from vibemq.errors import VibeMQError, WriteFailed
 from vibemq.log import frame
 from vibemq.log.log import Group, Log
 from vibemq.projections.dead_letter import DeadLetters
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Group as QueueGroup
 from vibemq.projections.queue import Queue
+from vibemq.protocol.frames import HEAD_BYTES, FrameReader
+from vibemq.protocol.json_lines import LineReader
 from vibemq.server.broker import Broker
 from vibemq.server.checkpointer import Capture
+from vibemq.server.clock import BrokerClock
 from vibemq.server.deliveries import Deliveries
 
 SEEDS = 200
@@ -113,6 +117,100 @@ def every_event_applied_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Projector, "_fresh", from_zero)
 
 
+def failed_write_confirmed(patch: pytest.MonkeyPatch) -> None:
+    """What the disk said is not heard."""
+    write_group = Log.write_group
+
+    def deaf(log: Log, group: Group, sync: bool) -> None:
+        try:
+            write_group(log, group, sync)
+        except WriteFailed:
+            log.failure = ""
+
+    patch.setattr(Log, "write_group", deaf)
+
+
+def leases_follow_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
+    """A wall clock that is set forward is believed while the broker runs."""
+    now_us = BrokerClock.now_us
+
+    def believing(clock: BrokerClock) -> int:
+        clock._anchor_us += max(0, clock.wall_us() - now_us(clock))
+        return now_us(clock)
+
+    patch.setattr(BrokerClock, "now_us", believing)
+
+
+def time_begins_anew_at_each_start(patch: pytest.MonkeyPatch) -> None:
+    """A clock that was set back while the broker was down is believed."""
+    init = BrokerClock.__init__
+    patch.setattr(BrokerClock, "__init__", lambda clock, wall, monotonic, _: init(clock, wall, monotonic, 0))
+
+
+def new_names_not_synced(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SimulatedDisk, "sync_directory", lambda *_: None)
+
+
+def bytes_lost_at_a_split_of_a_frame(patch: pytest.MonkeyPatch) -> None:
+    """A head that came in two parts is taken for the whole of them, and the second part goes with it."""
+    collect = FrameReader._collect
+
+    def greedy(reader: FrameReader, data: memoryview) -> int:
+        in_the_head = len(reader._partial) < HEAD_BYTES
+        taken = collect(reader, data)
+        return min(len(data), taken + 1) if in_the_head else taken
+
+    patch.setattr(FrameReader, "_collect", greedy)
+
+
+def lines_lost_at_a_split(patch: pytest.MonkeyPatch) -> None:
+    feed = LineReader.feed
+
+    def forgetful(reader: LineReader, data: memoryview, most: int = -1) -> Iterator[bytes]:
+        if not bytes(data).endswith(b"\n"):
+            reader._partial = bytearray()
+        return feed(reader, data, most)
+
+    patch.setattr(LineReader, "feed", forgetful)
+
+
+def credit_not_used_up(patch: pytest.MonkeyPatch) -> None:
+    credit = Deliveries.credit
+
+    def generous(
+        deliveries: Deliveries, connection: int, number: int, messages: int, size: int, handed: int, wait_ms: int
+    ) -> None:
+        credit(deliveries, connection, number, 2 * messages, size, handed, wait_ms)
+
+    patch.setattr(Deliveries, "credit", generous)
+
+
+def leases_never_end(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Deliveries, "_expire", lambda *_: None)
+
+
+def settled_messages_miscounted(patch: pytest.MonkeyPatch) -> None:
+    """Of an ack of several messages one stays in the queue's length."""
+    settle = Queue._settle
+
+    def short(queue: Queue, number: int, subscription: int, spans: e.Spans, size: int) -> None:
+        settle(queue, number, subscription, spans, size)
+        queue.length += sum(end - start for _, start, end in spans) > 1
+
+    patch.setattr(Queue, "_settle", short)
+
+
+def deleted_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
+    delete = Broker.delete
+
+    def at_once(broker: Broker, connection: int, request: int, name: str) -> None:
+        delete(broker, connection, request, name)
+        effects = broker.journal.effects
+        effects[-1] = effects[-1]._replace(after=0)
+
+    patch.setattr(Broker, "delete", at_once)
+
+
 PLANTED: Sequence[Plant] = [
     effects_released_before_the_sync,
     groups_not_synced,
@@ -124,6 +222,16 @@ PLANTED: Sequence[Plant] = [
     state_that_no_log_holds,
     checkpoint_ahead_of_the_log,
     every_event_applied_again,
+    failed_write_confirmed,
+    leases_follow_the_wall_clock,
+    time_begins_anew_at_each_start,
+    new_names_not_synced,
+    bytes_lost_at_a_split_of_a_frame,
+    lines_lost_at_a_split,
+    credit_not_used_up,
+    leases_never_end,
+    settled_messages_miscounted,
+    deleted_before_it_is_durable,
 ]
 
 
