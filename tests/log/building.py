@@ -4,12 +4,13 @@ import hashlib
 
 import xxhash
 
+from tests.sim.disk import SimulatedDisk
 from vibemq.events import Acked, Event, Published, SegmentSealed
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import ERASED, HEADER_BYTES, Record
 from vibemq.log.log import Log
 from vibemq.log.recovery import Recovery
-from vibemq.log.segment import seal_segment
+from vibemq.log.segment import list_bases, seal_segment, segment_name
 
 LOG_ID = 0x1122334455667788
 TIME_US = 1_700_000_000_000_000
@@ -80,3 +81,37 @@ def erased(data: bytes, payload: bytes) -> bytes:
     digest = hashlib.sha256(payload).digest()
     sums = [xxhash.xxh3_64_intdigest(bytes(part), LOG_ID).to_bytes(8, "little") for part in (body, digest)]
     return sums[0] + bytes(body) + facts + digest + sums[1]
+
+
+# -- a log to damage
+
+COUNT = 150
+
+
+def full_log() -> tuple[SimulatedDisk, list[int], list[Record]]:
+    """Several segments, their bases, and all their records."""
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    fill(log, COUNT)
+    records = list(log.scan(0))
+    log.close()
+    bases = list_bases(disk)
+    assert len(bases) >= 4
+    return disk, bases, records
+
+
+def change(disk: SimulatedDisk, base: int, at: int, data: bytes) -> None:
+    """Put other bytes into a segment."""
+    content = bytearray(disk.contents()[segment_name(base)])
+    content[at : at + len(data)] = data
+    disk.overwrite(segment_name(base), bytes(content))
+
+
+def flip(disk: SimulatedDisk, base: int, at: int) -> None:
+    """Change one bit."""
+    change(disk, base, at, bytes([disk.contents()[segment_name(base)][at] ^ 1]))
+
+
+def cut(disk: SimulatedDisk, base: int, length: int) -> None:
+    """Leave so many bytes of a segment."""
+    disk.overwrite(segment_name(base), disk.contents()[segment_name(base)][:length])

@@ -6,10 +6,23 @@ from functools import partial
 import pytest
 import xxhash
 
-from tests.log.building import LOG_ID, TIME_US, event, fill, new_log, open_log, recovered
+from tests.log.building import (
+    COUNT,
+    LOG_ID,
+    TIME_US,
+    change,
+    cut,
+    event,
+    fill,
+    flip,
+    full_log,
+    new_log,
+    open_log,
+    recovered,
+)
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import CorruptLog
-from vibemq.log.frame import HEADER_BYTES, Damage, Mark, Place, Record
+from vibemq.log.frame import HEADER_BYTES, Damage, Mark, Place
 from vibemq.log.log import Log, SegmentFacts
 from vibemq.log.recovery import Recoverer, survey_tail
 from vibemq.log.segment import (
@@ -22,20 +35,6 @@ from vibemq.log.segment import (
     seal_segment,
     segment_name,
 )
-
-COUNT = 150
-
-
-def full_log() -> tuple[SimulatedDisk, list[int], list[Record]]:
-    """Several segments, their bases, and all records."""
-    disk = SimulatedDisk()
-    log = new_log(disk)
-    fill(log, COUNT)
-    records = list(log.scan(0))
-    log.close()
-    bases = list_bases(disk)
-    assert len(bases) >= 4
-    return disk, bases, records
 
 
 def named(call: Callable[[], object]) -> tuple[str, int, int, str]:
@@ -53,21 +52,6 @@ def recovery_names(
     found = named(lambda: log.recover(known_synced=known_synced, from_place=place))
     disk.unlock()
     return found
-
-
-def change(disk: SimulatedDisk, base: int, at: int, data: bytes) -> None:
-    """Put other bytes into a segment."""
-    content = bytearray(disk.contents()[segment_name(base)])
-    content[at : at + len(data)] = data
-    disk.overwrite(segment_name(base), bytes(content))
-
-
-def flip(disk: SimulatedDisk, base: int, at: int) -> None:
-    change(disk, base, at, bytes([disk.contents()[segment_name(base)][at] ^ 1]))
-
-
-def cut(disk: SimulatedDisk, base: int, length: int) -> None:
-    disk.overwrite(segment_name(base), disk.contents()[segment_name(base)][:length])
 
 
 # -- segments

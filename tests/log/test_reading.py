@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from tests.log.building import LOG_ID, TIME_US, acked, fill, new_log, write
+from tests.log.building import COUNT, LOG_ID, TIME_US, acked, change, full_log, new_log, write
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import BeyondLog, CorruptLog
 from vibemq.events import DeadLettered, DeadReason, Event, Published
@@ -15,27 +15,15 @@ from vibemq.log.reading import FOREVER, MARK_BYTES, Places, Reader, made_ready
 from vibemq.log.recovery import Tail, survey_tail
 from vibemq.log.segment import SEGMENT_HEADER_BYTES, list_bases, segment_name
 
-COUNT = 150
 
-
-def full_log() -> tuple[SimulatedDisk, Reader, list[Record]]:
+def read_log() -> tuple[SimulatedDisk, Reader, list[Record]]:
     """Several segments, a reader of them, and all records."""
-    disk = SimulatedDisk()
-    log = new_log(disk)
-    fill(log, COUNT)
-    log.close()
-    reader = Reader(disk, LOG_ID)
-    return disk, reader, list(reader.scan(0, COUNT, complete=True))
+    disk, _, records = full_log()
+    return disk, Reader(disk, LOG_ID), records
 
 
 def offsets(records: list[Record]) -> list[int]:
     return [record.offset for record in records]
-
-
-def change(disk: SimulatedDisk, base: int, at: int, data: bytes) -> None:
-    content = bytearray(disk.contents()[segment_name(base)])
-    content[at : at + len(data)] = data
-    disk.overwrite(segment_name(base), bytes(content))
 
 
 # -- places in memory
@@ -84,7 +72,7 @@ def test_when_there_are_too_many_places_every_second_is_forgotten(monkeypatch: p
 
 
 def test_a_range_ends_with_the_last_whole_record() -> None:
-    _, reader, records = full_log()
+    _, reader, records = read_log()
     first, base = records[3], 0
     read = partial(reader.read_range, base, first.at)
     for length in (0, 1, HEADER_BYTES, first.stored_bytes, records[4].end - first.at - 1):
@@ -94,7 +82,7 @@ def test_a_range_ends_with_the_last_whole_record() -> None:
 
 
 def test_a_range_stops_before_what_may_be_half_written() -> None:
-    disk, reader, records = full_log()
+    disk, reader, records = read_log()
     assert offsets(reader.read_range(0, records[3].at, 1 << 20, 6)) == [3, 4, 5]
     change(disk, 0, records[6].at, b"half")
     assert offsets(reader.read_range(0, records[3].at, 1 << 20, 6)) == [3, 4, 5]
@@ -109,7 +97,7 @@ def test_a_range_stops_before_what_may_be_half_written() -> None:
 
 
 def test_the_way_to_a_record_begins_at_the_nearest_place_in_its_segment() -> None:
-    _, reader, records = full_log()
+    _, reader, records = read_log()
     bases = list_bases(reader._disk)
     begin = Place(bases[1], bases[1], SEGMENT_HEADER_BYTES)
     wanted = bases[1] + 9
@@ -127,7 +115,7 @@ def test_the_way_to_a_record_begins_at_the_nearest_place_in_its_segment() -> Non
 
 
 def test_a_scan_gives_exactly_what_was_asked_for() -> None:
-    _, reader, _ = full_log()
+    _, reader, _ = read_log()
     bases = list_bases(reader._disk)
     edges = sorted({0, 1, bases[1] - 1, bases[1], bases[1] + 1, bases[-1], COUNT - 1, COUNT})
     for start in edges:
@@ -138,7 +126,7 @@ def test_a_scan_gives_exactly_what_was_asked_for() -> None:
 
 
 def test_a_scan_tells_a_loss_from_the_end() -> None:
-    disk, reader, records = full_log()
+    disk, reader, records = read_log()
     last = records[-1]
     with pytest.raises(CorruptLog, match=f"record {COUNT}: only zeros"):
         list(reader.scan(0, COUNT + 1, complete=True))
@@ -149,11 +137,11 @@ def test_a_scan_tells_a_loss_from_the_end() -> None:
         list(reader.scan(0, FOREVER, complete=False))
     problem = caught.value
     assert (problem.file, problem.position, problem.offset) == (segment_name(last.base), records[-9].at, COUNT - 9)
-    disk, reader, records = full_log()
+    disk, reader, records = read_log()
     change(disk, 0, records[5].at, b"lost")  # a later segment tells it
     with pytest.raises(CorruptLog, match="record 5: no record header"):
         list(reader.scan(0, FOREVER, complete=False))
-    disk, reader, records = full_log()
+    disk, reader, records = read_log()
     data = disk.contents()[segment_name(0)]
     disk.overwrite(segment_name(0), data[: records[5].at])
     with pytest.raises(CorruptLog, match="record 5: the file ends here"):
@@ -161,7 +149,7 @@ def test_a_scan_tells_a_loss_from_the_end() -> None:
 
 
 def test_what_was_written_while_its_end_was_judged_is_read_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    disk, reader, records = full_log()
+    disk, reader, records = read_log()
     victim = records[-9]
     whole = disk.contents()[segment_name(victim.base)]
     change(disk, victim.base, victim.at, bytes(HEADER_BYTES))
@@ -175,7 +163,7 @@ def test_what_was_written_while_its_end_was_judged_is_read_once_more(monkeypatch
 
 
 def test_a_record_is_found_by_its_offset_and_any_place_before() -> None:
-    _, reader, records = full_log()
+    _, reader, records = read_log()
     for offset in (0, 7, COUNT - 1):
         for place in (None, records[offset].place, records[max(0, offset - 3)].place, records[-1].place):
             assert reader.find(offset, place).at == records[offset].at

@@ -61,7 +61,7 @@ class _Verification:
         self._bodies: dict[int, tuple[int, bytes]] = {}
         self._seals: list[SegmentSealed] = []
         self._offset, self._link = 0, 0  # what the next segment must begin with
-        self._end = 0
+        self._base = self._end = 0  # where that came to its end
 
     def problem(self, base: int, position: int, offset: int, text: str) -> None:
         """Note a finding."""
@@ -132,19 +132,19 @@ class _Verification:
                 break
             walk = Walk(file, self._log_id, base, following.at, following.offset, None)
         self.report.bytes += walk.at
-        self._end = walk.at
+        self._base, self._end = base, walk.at
         self._offset, self._link = walk.offset, walk.link or 0
         if whole and not last:
             self._bodies[base] = (walk.offset, body.digest())
 
-    def end(self, last: int | None) -> None:
-        """Check that the log does not end too early; `last` is its last segment."""
-        if last is None:
+    def end(self) -> None:
+        """Check that the log does not end too early, where that was not said already."""
+        known, told = self._known_synced, {problem.file for problem in self.report.problems}
+        if self.report.segments == 0:
             self.problem(0, 0, 0, "it is missing, and so are all that followed it")
-        elif self._offset < self._known_synced and segment_name(last) not in {one.file for one in self.report.problems}:
-            known = self._known_synced
+        elif self._offset < known and segment_name(self._base) not in told:
             text = f"the log ends here, but everything before record {known} is known to have been synced"
-            self.problem(last, self._end, self._offset, text)
+            self.problem(self._base, self._end, self._offset, text)
 
     def _record(self, record: Record) -> None:
         self.report.records += 1
@@ -208,6 +208,6 @@ def verify(
         previous = base
         if progress is not None:
             progress(index + 1, len(bases))
-    run.end(previous)
+    run.end()
     run.seals()
     return run.report
