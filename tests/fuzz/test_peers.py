@@ -84,7 +84,7 @@ class Bystander:
 
     def latencies(self) -> str:
         """p50, p99 and the highest of its publishes and of their deliveries."""
-        return f"{percentiles(self.publish_ms)}, {percentiles(self.delivery_ms)} ms"
+        return f"{percentiles(self.publish_ms)} ms and {percentiles(self.delivery_ms)} ms"
 
     def stop(self) -> None:
         """End."""
@@ -294,8 +294,8 @@ def test_a_hostile_peer_costs_bounded_memory_and_others_are_served(
             measured(
                 "G17",
                 f"hostile peer: {attack.__name__.replace('_', ' ')}",
-                f"RSS +{max(0, grown) / MIB:.0f} MiB at its peak; publish and delivery of another client: "
-                f"{attacked.latencies()}; without it: {quiet.latencies()}",
+                f"RSS +{max(0, grown) / MIB:.0f} MiB at its peak; publish and delivery of another client "
+                f"{attacked.latencies()}, without it {quiet.latencies()}",
             )
             assert len(attacked.delivery_ms) > 2, "another client was hardly served"
             assert grown < GROWTH_MAX

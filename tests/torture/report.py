@@ -113,7 +113,8 @@ with `make torture ARGS="--minutes 600"`. A failure prints how to run its seed a
 
 ## What was measured
 
-Times were measured while other tests shared the machine, {run.jobs} at a time: compare them with each other.
+Latencies are the median, the 99th percentile and the highest of what another client saw. They were measured while other
+tests of the run had their share of the machine, so compare them with each other.
 
 {_markdown(("#", "What", "Figure"), figures(run))}
 
