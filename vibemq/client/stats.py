@@ -12,6 +12,6 @@ class Stats:
     batches_resent: int = 0
     """Batches of publishes that were sent again after a connection broke."""
     acks_void: int = 0
-    """Messages settled without confirmation after their lease or their connection was lost: they may come again."""
+    """Messages settled without confirmation after their connection or subscription was lost: they may come again."""
     deliveries_dropped: int = 0
     """Messages that had arrived and were dropped before the application saw them, as their lease was lost."""
