@@ -163,8 +163,8 @@ class Client:
     async def flush(self) -> None:
         """Return once all that was published and settled before is durable.
 
-        A publish that failed is reported by its own call. Settlements that a lost lease or a broken connection made void
-        are not reported, and their messages come again: ack_all() and ack(confirm=True) report them.
+        A publish that failed is reported by its own call. Settlements that a lost lease or a broken connection made
+        void are not reported, and their messages come again: ack_all() and ack(confirm=True) report them.
 
         Raises:
             RequestTimeout: no answer in time.
