@@ -72,8 +72,8 @@ def test_headers_are_found_behind_damage_and_never_in_a_payload_of_another_log()
     fake[0] ^= 1
     third, _ = packed(3, b"")
     block = b"junk" + MAGIC + first[5:] + bytes(fake) + third
-    found = list(frame.find_headers(block, LOG_ID, 0, 1000))
-    assert [(record.offset, record.at) for record in found] == [(3, 1000 + len(block) - len(third))]
+    found = list(frame.find_headers(block, LOG_ID, 2, 1000))
+    assert [record.place for record in found] == [(3, 2, 1000 + len(block) - len(third))]
 
 
 def test_an_erased_record_keeps_its_identity_and_the_hash_of_its_payload() -> None:

@@ -535,7 +535,7 @@ class Log:
     def segments(self) -> list[SegmentFacts]:
         """All segments, in order; the end of the last is what is written."""
         bases = list_bases(self._disk) if self.read_only else list(self._bases)
-        ends = [*bases[1:], max([self.written, *bases[-1:]])]
+        ends = [*bases[1:], max([self.written, *bases])]
         return [SegmentFacts(base, end, segment_name(base)) for base, end in zip(bases, ends, strict=True)]
 
     def unsealed(self) -> list[SegmentFacts]:

@@ -185,7 +185,6 @@ class Space:
         if not self.full:
             return True
         with self._lock:
-            self.full = False
             room = self._take_reserve() and (active.end >= active.capacity or self._grow(active, active.end + 1))
             self.full = not room
             return room

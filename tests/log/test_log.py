@@ -1,0 +1,106 @@
+"""What the log says of itself: positions, places, and how far it may be read."""
+
+import pytest
+
+from tests.log.building import COUNT, TIME_US, change, event, fill, full_log, new_log, recovered
+from tests.sim.disk import SimulatedDisk
+from vibemq.errors import BeyondLog, CorruptLog, WriteFailed
+from vibemq.log.frame import Mark, Place
+from vibemq.log.log import Log
+
+
+def half_done() -> Log:
+    """Five records that count as written, and three more in the file, which may be half written for all it knows."""
+    log = new_log(SimulatedDisk(), segment_bytes=1 << 20)
+    fill(log, 5)
+    for number in range(6, 9):
+        log.append(event(number), TIME_US, [b"x"])
+    group = log.take_group()
+    assert group is not None
+    log.write_group(group, sync=False)
+    return log
+
+
+def test_nothing_is_read_that_does_not_count_as_written() -> None:
+    log = half_done()
+    first = log.place_of(0)
+    assert [record.offset for record in log.read_range(first.base, first.at, 1 << 20)] == [0, 1, 2, 3, 4]
+    assert [record.offset for record in log.read_range(first.base, first.at, 1)] == [0]
+    assert [record.offset for record in log.scan(0)] == [record.offset for record in log.scan(0, 8)] == [0, 1, 2, 3, 4]
+    assert [record.offset for record in log.scan(1, 3)] == [1, 2]
+    assert log.find_sequence(first, 1, 0, 5).offset == 4
+    for refused in (lambda: log.find_sequence(first, 1, 0, 6), lambda: log.read(5), lambda: log.place_of(5)):
+        with pytest.raises(BeyondLog):
+            refused()
+
+
+def test_a_writer_knows_what_must_be_there() -> None:
+    disk, _, records = full_log()
+    log, _, _ = recovered(disk)
+    last = records[-1]
+    change(disk, last.base, last.at, b"lost")
+    with pytest.raises(CorruptLog, match=f"record {COUNT - 1}: no record header"):
+        list(log.scan(0))
+    reader = Log.open(disk, new_log_id=lambda: 0, read_only=True)
+    assert len(list(reader.scan(0))) == COUNT - 1
+
+
+def test_the_index_shortens_the_way_to_a_record() -> None:
+    disk, _, records = full_log()
+    log, _, _ = recovered(disk)
+    asked: list[int] = []
+
+    def locate(offset: int) -> Place:
+        asked.append(offset)
+        return records[offset].place
+
+    log.use_index(locate)
+    assert log.read(COUNT - 2).at == records[COUNT - 2].at
+    assert asked == [COUNT - 2]
+
+
+@pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "allocate"])
+def test_a_failure_says_what_is_sure(operation: str) -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    fill(log, 10)
+    disk.fail(operation)
+    with pytest.raises(WriteFailed) as caught:
+        fill(log, COUNT)
+    assert f"nothing after record {log.synced - 1} is known to be on the disk" in str(caught.value)
+    assert str(caught.value) == log.failure
+    with pytest.raises(WriteFailed) as again:
+        log.append(event(1), TIME_US)
+    assert str(again.value) == log.failure
+
+
+def test_positions_move_with_groups_and_syncs() -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    assert (log.next_offset, log.written, log.synced, log.buffered_bytes) == (0, 0, 0, 0)
+    log.append(event(1), TIME_US, [b"abc", b"def"])
+    size = log.buffered_bytes
+    log.append(event(2), TIME_US)
+    assert (log.next_offset, log.written, log.synced) == (2, 0, 0)
+    assert (log.last_base, log.last_at) == (0, 64 + size)
+    group = log.take_group()
+    assert group is not None
+    assert (log.buffered_bytes, log.take_group()) == (0, None)
+    log.write_group(group, sync=False)
+    log.group_done(group, synced=False)
+    assert (log.written, log.synced, log.mark.offset, log.synced_mark.offset) == (2, 0, 2, 0)
+    mark = log.sync()
+    assert log.synced == 0
+    log.sync_done(mark)
+    assert (log.synced, log.synced_mark) == (2, log.mark)
+    log.sync_done(Mark(1, 0, 64, 7))  # it came late
+    assert (log.synced, log.synced_mark) == (2, log.mark)
+    assert log.read(1).synced == 0
+    log.append(event(3), TIME_US)
+    group = log.take_group()
+    assert group is not None
+    log.write_group(group, sync=True)
+    log.group_done(group, synced=True)
+    assert (log.written, log.synced, log.synced_mark) == (3, 3, log.mark)
+    assert log.read(2).synced == 2
+    assert log.holds(log.mark)
