@@ -1,6 +1,7 @@
 """Consuming: credit, acks, leases, leaving, and what a broken connection does to all of that."""
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -16,7 +17,7 @@ from tests.client.fake_broker import (
     with_broker,
     with_client,
 )
-from vibemq.client import Client
+from vibemq.client import Client, subscription
 from vibemq.errors import (
     ClientClosed,
     InvalidRequest,
@@ -148,6 +149,53 @@ def test_a_confirmed_ack_raises_what_the_broker_answers() -> None:
                 await taken[0].ack(confirm=True)
             with pytest.raises(LeaseLost, match="too late"):
                 await client.ack_all(taken[1:])
+
+    with_client(test)
+
+
+def test_an_ack_that_came_too_late_is_not_confirmed_afterwards() -> None:
+    """The broker answers no ack that asks for nothing: it has told which leases ended, before or after it was sent."""
+
+    async def test(broker: FakeBroker, client: Client) -> None:
+        async with client.consume("q") as messages:
+            connection = await first(broker)
+            connection.send(deliver(bodies(3)))
+            known, under_way, kept = await anext(messages.batches())
+            connection.send(m.LeasesLost(subscription=1, deliveries=((1, 2),)))
+            await settle_loop()
+            await known.ack()
+            with pytest.raises(LeaseLost, match="had ended"):
+                await known.ack(confirm=True)
+            await under_way.ack()
+            confirming = asyncio.create_task(under_way.ack(confirm=True))
+            del broker.answers[m.Flush]
+            connection, flush = await broker.next(m.Flush)
+            connection.send(m.LeasesLost(subscription=1, deliveries=((2, 3),)), m.Done(request=flush.request))
+            with pytest.raises(LeaseLost, match="had ended"):
+                await confirming
+            await kept.ack()
+
+    with_client(test)
+
+
+def test_of_many_lost_leases_the_oldest_are_remembered_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "LOST_RUNS_MAX", 2)
+
+    async def test(broker: FakeBroker, client: Client) -> None:
+        async with client.consume("q") as messages:
+            connection = await first(broker)
+            connection.send(deliver(bodies(9)))
+            taken = await anext(messages.batches())
+            connection.send(m.LeasesLost(subscription=1, deliveries=((3, 4), (5, 6), (7, 8))))
+            await settle_loop()
+            for message in taken:
+                await message.ack()
+            confirmed = []
+            for message in taken:
+                with suppress(LeaseLost):
+                    await message.ack(confirm=True)
+                    confirmed.append(message.delivery)
+            assert confirmed == [4, 6, 8, 9]
 
     with_client(test)
 

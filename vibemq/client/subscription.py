@@ -6,7 +6,8 @@ nothing.
 """
 
 import asyncio
-from typing import Protocol
+from collections import deque
+from typing import Final, Protocol
 
 from vibemq.client.link import Link
 from vibemq.client.message import Parcel, Received
@@ -26,6 +27,9 @@ from vibemq.errors import (
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import COUNT_MAX
+
+LOST_RUNS_MAX: Final = 1024
+"""So many lost leases a subscription remembers; of what is older it says that it may be lost."""
 
 
 class Taker(Protocol):
@@ -53,6 +57,8 @@ class Subscription:
     __slots__ = (
         "_failure",
         "_loop",
+        "_lost",
+        "_lost_before",
         "_runs",
         "_scheduled",
         "_subscriptions",
@@ -91,6 +97,15 @@ class Subscription:
         self._failure: Failure | None = None  # how the deliveries in _runs are settled; None: acked
         self._unsent: list[m.Ack | m.Nack] = []
         self._scheduled = False
+        self._lost: deque[tuple[int, int]] = deque()
+        self._lost_before = 0
+
+    def leases_lost(self, deliveries: tuple[tuple[int, int], ...]) -> None:
+        """The broker took these back: settling them settles nothing, also where that is on its way already."""
+        self._lost.extend(deliveries)
+        while len(self._lost) > LOST_RUNS_MAX:
+            self._lost_before = max(self._lost_before, self._lost.popleft()[1])
+        self.taker.leases_lost(deliveries)
 
     def ack(self, number: int) -> None:
         """Ack a delivery that does not follow the one acked before."""
@@ -142,7 +157,7 @@ class Subscription:
         """Settle a message, or with `confirm` wait until an earlier settlement of it is durable."""
         if message.settled:
             if confirm:
-                await self._confirm_earlier()
+                await self._confirm_earlier(message.delivery)
             return
         message.settled = True
         if confirm:
@@ -169,10 +184,13 @@ class Subscription:
             lambda number: request_of(self.number, failure, piece, number), what="ack", lost=_lost()
         )
 
-    async def _confirm_earlier(self) -> None:
+    async def _confirm_earlier(self, number: int) -> None:
+        """Wait for a settlement that asked for no answer: had it come too late, the broker said so before."""
         self.flush()
         self._check()
-        await self._subscriptions.requests.call(lambda number: m.Flush(request=number), what="ack", lost=_lost())
+        await self._subscriptions.requests.call(lambda request: m.Flush(request=request), what="ack", lost=_lost())
+        if number < self._lost_before or any(first <= number < end for first, end in self._lost):
+            raise LeaseLost("the lease of this message had ended when it was settled: it may come again")
 
     async def extend(self, number: int, lease_ms: int) -> None:
         """Give a delivery a new lease.
@@ -299,7 +317,7 @@ class Subscriptions:
     def _leases_lost(self, reply: m.LeasesLost) -> None:
         subscription = self._present.get(reply.subscription)
         if subscription is not None:
-            subscription.taker.leases_lost(reply.deliveries)
+            subscription.leases_lost(reply.deliveries)
 
     def _ended(self, reply: m.Ended) -> None:
         subscription = self._present.pop(reply.subscription, None)
