@@ -8,12 +8,12 @@ import lmdb
 import pytest
 
 from tests.log.building import LOG_ID, TIME_US, event, open_log, write
-from vibemq.errors import BeyondLog, CorruptLog, UsageError
-from vibemq.events import DeadLettered, DeadReason, Event, Published
+from vibemq.errors import BeyondLog, CorruptLog, StorageError, UsageError
+from vibemq.events import DeadLettered, DeadReason, Event, Published, SegmentSealed
 from vibemq.log import frame
 from vibemq.log.disk import Disk
-from vibemq.log.frame import Place, Record
-from vibemq.log.index import Index, LmdbIndex, MemoryIndex
+from vibemq.log.frame import Mark, Place, Record
+from vibemq.log.index import Checkpoint, Index, LmdbIndex, MemoryIndex, Saved, read_saved
 from vibemq.log.log import Log
 from vibemq.log.segment import NO_SEAL
 
@@ -341,3 +341,61 @@ def test_a_sequence_that_the_log_does_not_hold_is_told(disk: Disk) -> None:
     Filler(log, MemoryIndex()).fill(50)
     with pytest.raises(BeyondLog):
         log.find_sequence(Place(0, 0, 64), 1, 0, 10_000)
+
+
+# -- what is saved, and reading it beside a broker
+
+
+def test_the_last_seal_that_is_synced_is_kept(disk: Disk) -> None:
+    log = ready_log(disk)
+    index, memory = open_index(disk, log), MemoryIndex()
+    seals = [SegmentSealed(0, 5, b"a" * 32, NO_SEAL), SegmentSealed(5, 9, b"b" * 32, b"a" * 32)]
+    for one in (event(1), seals[0], event(2), seals[1]):
+        offset = log.append(one, TIME_US)
+        for each in (index, memory):
+            each.note(offset, TIME_US, log.last_base, log.last_at, one)
+        write(log)
+    marks = [Mark(end, 0, 64, 1) for end in (1, 2, 3, 4)]
+    for mark, sealed in zip(marks, [(0, NO_SEAL), (5, b"a" * 32), (5, b"a" * 32), (9, b"b" * 32)], strict=True):
+        for each in (index, memory):
+            assert each.commit(mark)
+            assert each.sealed == sealed
+    assert index.commit(log.synced_mark)
+    assert memory.commit(log.synced_mark)
+    index.close()
+    index = open_index(disk, log)
+    assert (index.sealed, index.rebuilt) == ((9, b"b" * 32), "")
+    again = memory.after_crash(log)
+    assert (again.sealed, again.rebuilt, memory.rebuilt) == ((9, b"b" * 32), "", "there was none")
+    index.close()
+
+
+def test_what_is_saved_can_be_read_while_the_broker_has_it_open(disk: Disk) -> None:
+    log = ready_log(disk)
+    assert read_saved(disk, LOG_ID) is None
+    index = open_index(disk, log)
+    assert read_saved(disk, LOG_ID) is None
+    Filler(log, index).fill(50)
+    assert index.commit(log.synced_mark)
+    assert read_saved(disk, LOG_ID) == Saved(log.synced_mark, None)
+    parts = {"a": (10, b""), "queue/7": (50, b"blob" * 5000)}
+    assert index.commit(log.synced_mark, parts, start=10)
+    assert read_saved(disk, LOG_ID) == Saved(log.synced_mark, Checkpoint(10, parts))
+    with pytest.raises(StorageError, match="or of another log: an entry of its table meta"):
+        read_saved(disk, LOG_ID + 1)
+    index.close()
+    assert read_saved(disk, LOG_ID) == Saved(log.synced_mark, Checkpoint(10, parts))
+    garbage(Path(disk.path) / "index" / "data.mdb")
+    with pytest.raises(StorageError, match="the index cannot be read"):
+        read_saved(disk, LOG_ID)
+
+
+def test_an_index_of_a_later_version_is_not_read(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = ready_log(disk)
+    index = open_index(disk, log)
+    monkeypatch.setattr("vibemq.log.index.VERSION", 2)
+    assert index.commit(log.synced_mark)
+    index.close()
+    monkeypatch.undo()
+    with pytest.raises(StorageError, match="the index has version 2; this VibeMQ reads version 1"):
+        read_saved(disk, LOG_ID)
