@@ -38,6 +38,24 @@ def test_after_a_failed_write_or_sync_nothing_is_accepted(operation: str, after:
     assert len(recovered(disk)[2]) >= synced
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_what_a_failed_sync_has_dropped_is_written_again_before_anything_is_built_on_it(seed: int) -> None:
+    """The cache goes on showing it, so the next start reads it; what the disk has shows when the power fails."""
+    disk = SimulatedDisk(seed)
+    log = new_log(disk)
+    fill(log, 10)
+    disk.fail("fdatasync")
+    with pytest.raises(WriteFailed):
+        fill(log, 6, group=20)
+    disk.heal()
+    disk.crash(power=False)
+    log = new_log(disk)
+    assert log.synced == log.next_offset == 16
+    fill(log, 5)
+    disk.crash()
+    assert len(recovered(disk)[2]) == 21
+
+
 @pytest.mark.parametrize("operation", ["rename", "sync_directory", "truncate", "allocate", "create"])
 def test_an_error_while_a_segment_is_opened_is_final_too(operation: str) -> None:
     disk = SimulatedDisk()

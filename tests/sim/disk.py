@@ -5,12 +5,14 @@ away: of what was not synced, each 512-byte sector of each write, each change of
 survives or not, one by one, as the seeded chance has it; so writes are lost, torn and reordered. `crash(power=False)`
 is the death of the process: all that was written stays. Files opened before a crash are dead after it.
 
-`fail` plants an error in a later call; `capacity_bytes` makes the disk small.
+`fail` plants an error in a later call; `capacity_bytes` makes the disk small. A sync that failed has cost what it
+should have synced: as on Linux, the cache goes on showing it, no later sync writes it, and the next loss of power
+uncovers what the disk really has. Only what is written again is safe.
 """
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from vibemq.errors import DataFolderLocked
@@ -27,34 +29,58 @@ class _Inode:
         self.durable = b""
         self.pending: list[tuple[int, bytes | None]] = []  # (at, written), or (length, None) for a change of length
         self.allocated = 0
+        self.is_stale = False
+        """Something that is seen will never be durable: its sync has failed."""
 
     def twin(self) -> "_Inode":
         """The same contents, for another disk."""
         other = _Inode()
         other.data, other.durable = bytearray(self.data), self.durable
-        other.pending, other.allocated = list(self.pending), self.allocated
+        other.pending, other.allocated, other.is_stale = list(self.pending), self.allocated, self.is_stale
         return other
+
+    def sync(self) -> None:
+        """All that is pending becomes durable."""
+        if self.is_stale:
+            self._keep_some(lambda: True)
+        else:
+            self.durable = bytes(self.data)
+            self.pending.clear()
+
+    def fail_to_sync(self, random: Random) -> None:
+        """Of what is pending, what chance leaves becomes durable; the rest is only seen, until the power fails."""
+        self._keep_some(_chance_of_survival(random))
+        self.is_stale = True
 
     def lose_power(self, random: Random) -> None:
         """Keep of the pending changes what chance leaves."""
-        survival = random.choice((0.0, 0.1, 0.5, 0.9, 1.0))
+        self._keep_some(_chance_of_survival(random))
+        self.data = bytearray(self.durable)
+        self.allocated = len(self.data)
+        self.is_stale = False
+
+    def _keep_some(self, survives: Callable[[], bool]) -> None:
+        """Make those of the pending changes durable that survive, sector by sector."""
         state = bytearray(self.durable)
         for at, written in self.pending:
             if written is None:
-                if random.random() < survival:
+                if survives():
                     _resize(state, at)
                 continue
             start = at
             while start < at + len(written):
                 end = min(at + len(written), (start // SECTOR_BYTES + 1) * SECTOR_BYTES)
-                if random.random() < survival:
+                if survives():
                     _resize(state, max(len(state), end))
                     state[start:end] = written[start - at : end - at]
                 start = end
         self.durable = bytes(state)
         self.pending.clear()
-        self.data = state
-        self.allocated = len(state)
+
+
+def _chance_of_survival(random: Random) -> Callable[[], bool]:
+    survival = random.choice((0.0, 0.1, 0.5, 0.9, 1.0))
+    return lambda: random.random() < survival
 
 
 def _resize(data: bytearray, length: int) -> None:
@@ -96,9 +122,12 @@ class SimulatedFile:
         return bytes(self._inode.data[at : at + length])
 
     def fdatasync(self) -> None:
-        self._use("fdatasync")
-        self._inode.durable = bytes(self._inode.data)
-        self._inode.pending.clear()
+        try:
+            self._use("fdatasync")
+        except OSError:
+            self._inode.fail_to_sync(self._disk.random)
+            raise
+        self._inode.sync()
 
     def truncate(self, length: int) -> None:
         self._use("truncate")

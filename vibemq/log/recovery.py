@@ -12,10 +12,13 @@ A cut truncates the file and syncs it. Stale records behind the new end can ther
 file gets when it grows are zeros. (The link alone would not do: a record written again with the same bytes has the
 same identity, and its old successor would fit.)
 
-What was read may have come from the page cache of a process that died before its sync. So the end is synced before
-anything is built on it, the folder too.
+What was read may have come from the page cache of a process that died before its sync, or of its sync: after a sync
+that failed, Linux goes on showing what it could not write, and no later sync writes it. So everything behind the
+highest position that is proven to be durable is written again, and synced, before anything is built on it; the folder
+is synced too.
 """
 
+from collections import deque
 from collections.abc import Generator
 from typing import Final, NamedTuple
 
@@ -75,6 +78,28 @@ def survey_tail(file: AnyFile, log_id: int, base: int, at: int) -> Tail:
         at += len(chunk)
         keep = block[-(HEADER_BYTES - 1) :]
     return Tail(last - origin, records, synced)
+
+
+class _Unproven:
+    """Where in a segment that begins what nothing proves to be durable: a little before it, or exactly there."""
+
+    def __init__(self, at: int) -> None:
+        """All of it, from byte `at` on."""
+        self.at = at
+        self._synced = 0
+        self._claims: deque[tuple[int, int]] = deque()
+
+    def note(self, record: Record) -> None:
+        """The next record: it says up to where the log was synced when it was appended."""
+        if record.synced > self._synced:
+            self._synced = record.synced
+            self._claims.append((record.offset, record.at))
+            self.prove(record.synced)
+
+    def prove(self, synced: int) -> None:
+        """Everything before record `synced` is durable."""
+        while self._claims and self._claims[0][0] <= synced:
+            self.at = self._claims.popleft()[1]
 
 
 class Recoverer:
@@ -150,8 +175,9 @@ class Recoverer:
         while True:
             file = self._disk.open_read(segment_name(header.base))
             try:
-                walk = Walk(file, self._log_id, header.base, at, offset, link)
+                walk, unproven = Walk(file, self._log_id, header.base, at, offset, link), _Unproven(at)
                 for record in walk:
+                    unproven.note(record)
                     mark = Mark(record.offset + 1, record.base, record.at, record.identity)
                     if record.offset >= from_offset:
                         count += 1
@@ -165,7 +191,8 @@ class Recoverer:
             self._check_joint(walk, headers[index])
             header, offset, at, link = headers[index], walk.offset, SEGMENT_HEADER_BYTES, walk.link
         if cut:
-            self._settle(header.base, walk.at, cut=tail.bytes > 0)
+            unproven.prove(self._known_synced)
+            self._settle(header.base, unproven.at, walk.at, cut=tail.bytes > 0)
         end = Place(walk.offset, header.base, walk.at)
         return Recovery(
             end, mark, header, count, tail.bytes, tail.records, self._removed, walk.problem if tail.bytes else ""
@@ -193,11 +220,16 @@ class Recoverer:
             raise CorruptLog(segment_name(walk.base), walk.at, walk.offset, problem)
         return tail
 
-    def _settle(self, base: int, at: int, *, cut: bool) -> None:
+    def _settle(self, base: int, at: int, end: int, *, cut: bool) -> None:
+        """Make bytes `at` up to `end` durable, whatever became of them before, and what follows nothing."""
         file = self._disk.open(segment_name(base))
         try:
             if cut:
-                file.truncate(at)
+                file.truncate(end)
+            while at < end:
+                block = file.pread(min(READ_BYTES, end - at), at)
+                file.pwrite([block], at)
+                at += len(block)
             file.fdatasync()
         finally:
             file.close()
