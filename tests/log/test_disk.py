@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.sim.disk import SECTOR_BYTES, SimulatedDisk
+from vibemq.errors import DataFolderLocked
 from vibemq.log.disk import AnyDisk, Disk
 
 MakeDisk = Callable[[Path], AnyDisk]
@@ -158,3 +159,76 @@ def test_a_simulated_disk_fails_and_fills_up_on_demand() -> None:
     disk.crash(power=False)
     with pytest.raises(AssertionError):
         file.fdatasync()
+
+
+# -- what only the real one can show
+
+
+def test_folders_and_files_are_for_their_owner_alone(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "deep" / "data")
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            disk.make_folder()
+        disk.create("file").close()
+        disk.lock()
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / "deep" / "data" / name).stat().st_mode & 0o777 for name in ("", "file", "LOCK")]
+    assert modes == [0o700, 0o600, 0o600]
+    disk.unlock()
+    disk.unlock()
+
+
+def test_a_file_that_is_created_anew_is_empty_and_one_for_reading_takes_no_bytes(disk: AnyDisk, tmp_path: Path) -> None:
+    disk.create("log/a").pwrite([b"old"], 0)
+    assert disk.create("log/a").size() == 0
+    if isinstance(disk, Disk):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            disk.open_read("log/a").pwrite([b"new"], 0)
+    assert list(tmp_path.glob("*.tmp")) == []
+
+
+def test_names_are_synced_with_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, synced, real_fsync = Disk(tmp_path / "data"), list[int](), os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append(os.fstat(fd).st_ino)
+        real_fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    disk.make_folder()
+    disk.make_folder("log")
+    disk.make_folder("log")  # it is there: its name was synced
+    disk.sync_directory("log")
+    disk.write_small("log/small", b"text")
+    names = {path.stat().st_ino: path.name for path in (tmp_path, tmp_path / "data", tmp_path / "data" / "log")}
+    assert [names.get(inode) for inode in synced] == [tmp_path.name, "data", "log", "log"]
+    assert disk.list("log") == ["small"]
+
+
+def test_the_lock_names_its_owner_and_nothing_of_the_one_before(tmp_path: Path) -> None:
+    (tmp_path / "LOCK").write_text("123456789012345678\nand more of it\n")
+    disk, other = Disk(tmp_path), Disk(tmp_path)
+    disk.lock()
+    assert (tmp_path / "LOCK").read_text() == f"{os.getpid()}\n"
+    with pytest.raises(DataFolderLocked, match=f"in use by process {os.getpid()}; stop that broker"):
+        other.lock()
+    (tmp_path / "LOCK").write_text("")
+    with pytest.raises(DataFolderLocked, match="in use by process unknown"):
+        other.lock()
+    disk.unlock()
+    other.lock()
+    other.unlock()
+
+
+def test_a_folder_is_removed_with_all_that_is_in_it_and_a_link_to_one_alone(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "data")
+    disk.make_folder("index/deep")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "file").touch()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("index", "link", "nothing"):
+        disk.remove_folder(name)
+        assert not disk.exists(name)
+    assert (tmp_path / "elsewhere" / "file").exists()
