@@ -29,7 +29,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
 CREDIT_BYTES = 100_000
 
 
-_OFTEN = {"publish": 60, "subscribe": 8, "credit": 36, "ack": 80, "nack": 20, "extend": 6, "leave": 4, "wreck": 1}
+_OFTEN = {
+    "publish": 60,
+    "subscribe": 8,
+    "credit": 36,
+    "ack": 80,
+    "nack": 20,
+    "extend": 6,
+    "look": 2,
+    "leave": 4,
+    "wreck": 1,
+}
 ACTIONS = [action for action, weight in _OFTEN.items() for _ in range(weight)]
 
 
@@ -70,6 +80,9 @@ class Client:
         self.sequence = 1
         self.published = 0
         self.unconfirmed: list[Unconfirmed] = []
+        self.heard: list[str] = []
+        """What came last, for people."""
+        self.unanswered: set[int] = set()
         self.requests: dict[int, Callable[[], None]] = {}
         self.publishes: dict[int, Unconfirmed] = {}
         self.subscribing: dict[int, Consumer] = {}
@@ -79,6 +92,7 @@ class Client:
         self.wrecked: set[str] = set()
         """Queues that it has ever asked to purge or to delete."""
         self._told_by: dict[type, Callable[[Any], None]] = {
+            m.Welcome: self._welcome,
             m.Confirmed: self._confirmed,
             m.Done: self._done,
             m.Failed: self._failed,
@@ -111,7 +125,9 @@ class Client:
             self.wire.client = None
             self.wire.up.end()
         self.wire = None
-        for known in (self.requests, self.publishes, self.subscribing, self.consumers, self.left):
+        for known in (
+            self.unanswered, self.requests, self.publishes, self.subscribing, self.consumers, self.left
+        ):  # fmt: skip
             known.clear()
 
     def say(self, command: m.Command) -> None:
@@ -124,6 +140,7 @@ class Client:
         """The number of a new request."""
         number = self.next_request
         self.next_request += 1
+        self.unanswered.add(number)
         if answered is not None:
             self.requests[number] = answered
         return number
@@ -242,6 +259,13 @@ class Client:
             self.say(m.Extend(subscription=found[0], deliveries=runs_of(chosen), lease_ms=lease_ms))
             self.told = f"extend {runs_of(chosen)} of subscription {found[0]} to {lease_ms} ms"
 
+    def look(self) -> None:
+        """Ask for what changes nothing."""
+        queue = self.random.choice((*QUEUES, DEAD, ""))
+        ask = m.ShowQueue(request=self.ask(), queue=queue) if queue else m.Ping()
+        self.say(ask)
+        self.told = f"ask: {ask}"
+
     def leave(self) -> None:
         """Unsubscribe, say goodbye, or just close."""
         found = self._consumer()
@@ -278,11 +302,21 @@ class Client:
 
     def hear(self, data: bytes, since: int) -> None:
         """Bytes came, written at `since` or later."""
+        self.heard.clear()
         for reply in self.session.receive(memoryview(data)):
+            self.heard.append(type(reply).__name__)
             if isinstance(reply, m.Deliver):
                 self._delivered(reply, since)
             elif (told := self._told_by.get(type(reply))) is not None:
                 told(reply)
+
+    def _answered(self, request: int) -> None:
+        if request not in self.unanswered:
+            raise Violation(f"client {self.producer} has an answer to request {request}, which has none to come")
+        self.unanswered.remove(request)
+
+    def _welcome(self, reply: m.Welcome) -> None:
+        self._answered(reply.request)
 
     def _goodbye(self, reply: m.Goodbye) -> None:
         if reply.code:
@@ -299,6 +333,7 @@ class Client:
                     consumer.open.pop(delivery, None)
 
     def _confirmed(self, reply: m.Confirmed) -> None:
+        self._answered(reply.request)
         batch = self.publishes.pop(reply.request)
         if batch in self.unconfirmed:  # else it was sent twice on this connection, and this is the second answer
             self.unconfirmed.remove(batch)
@@ -311,6 +346,11 @@ class Client:
             raise Violation(f"{name} was stored twice, as {self.history.ids[name]} and {identity}")
 
     def _done(self, reply: m.Done) -> None:
+        self._answered(reply.request)
+        if isinstance(reply.result, dict) and "ready" in reply.result:
+            counts = {key: reply.result[key] for key in ("messages", "ready", "unacked", "waiting")}
+            if counts["messages"] != counts["ready"] + counts["unacked"] + counts["waiting"]:
+                raise Violation(f"a queue is shown with {counts}")
         if reply.request in self.subscribing:
             consumer = self.subscribing.pop(reply.request)
             self.consumers[reply.result["subscription"]] = consumer
@@ -318,6 +358,8 @@ class Client:
             answered()
 
     def _failed(self, reply: m.Failed) -> None:
+        if reply.request:
+            self._answered(reply.request)
         self.requests.pop(reply.request, None)
         self.subscribing.pop(reply.request, None)
         if (batch := self.publishes.pop(reply.request, None)) is not None:

@@ -12,6 +12,7 @@ uncovers what the disk really has. Only what is written again is safe.
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Sequence
 from random import Random
 
@@ -159,7 +160,7 @@ class SimulatedDisk:
         self.capacity_bytes = capacity_bytes
         self.generation = 0
         self.calls: dict[str, int] = {}
-        self._faults: dict[str, tuple[int, int]] = {}
+        self._faults: dict[str, tuple[range, int]] = {}
         self._locked = False
         self._names: dict[str, _Inode] = {}
         self._durable_names: dict[str, _Inode] = {}
@@ -167,9 +168,10 @@ class SimulatedDisk:
 
     # -- what a test does to it
 
-    def fail(self, operation: str, error: int = errno.EIO, after: int = 0) -> None:
-        """The call of `operation` after the next `after` ones fails with `error`, and so do all later ones."""
-        self._faults[operation] = (self.calls.get(operation, 0) + after, error)
+    def fail(self, operation: str, error: int = errno.EIO, after: int = 0, *, once: bool = False) -> None:
+        """The call of `operation` after the next `after` ones fails with `error`; unless `once`, all later ones too."""
+        first = self.calls.get(operation, 0) + after + 1
+        self._faults[operation] = (range(first, first + 1 if once else sys.maxsize), error)
 
     def heal(self) -> None:
         """No planted error any more."""
@@ -247,7 +249,7 @@ class SimulatedDisk:
         """Count a call, and raise the error planted for it."""
         count = self.calls[operation] = self.calls.get(operation, 0) + 1
         fault = self._faults.get(operation)
-        if fault is not None and count > fault[0]:
+        if fault is not None and count in fault[0]:
             raise OSError(fault[1], os.strerror(fault[1]))
 
     def take_room(self, inode: _Inode, length: int) -> None:

@@ -186,6 +186,9 @@ class Shell:
             for command in commands:
                 conversation.execute(command)
                 self.append()
+                if self.around.random.random() < 0.05:  # long commands are carried out in several turns
+                    self.end_turn()
+                    self.begin()
             commands = conversation.receive(memoryview(b""))
         if conversation.error is not None:
             raise Violation(f"a client that keeps to the protocol was refused: {conversation.error.text}")

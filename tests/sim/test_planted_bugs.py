@@ -12,6 +12,7 @@ from vibemq import events as e
 from vibemq.errors import VibeMQError, WriteFailed
 from vibemq.log import frame
 from vibemq.log.log import Group, Log
+from vibemq.log.recovery import Recoverer
 from vibemq.projections.dead_letter import DeadLetters
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Group as QueueGroup
@@ -130,6 +131,35 @@ def failed_write_confirmed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Log, "write_group", deaf)
 
 
+def failed_sync_repeated(patch: pytest.MonkeyPatch) -> None:
+    """The second one says that all is well, as there is nothing left that it would write."""
+    write_group = Log.write_group
+
+    def stubborn(log: Log, group: Group, sync: bool) -> None:
+        try:
+            write_group(log, group, sync)
+        except WriteFailed:
+            failure, log.failure = log.failure, ""
+            try:
+                group.chunks[-1].segment.file.fdatasync()
+            except OSError as problem:
+                log.failure = failure
+                raise WriteFailed(failure) from problem
+            log._written_mark = group.mark
+
+    patch.setattr(Log, "write_group", stubborn)
+
+
+def tail_not_written_again(patch: pytest.MonkeyPatch) -> None:
+    """A start believes what the cache shows of a sync that failed."""
+    settle = Recoverer._settle
+    patch.setattr(Recoverer, "_settle", lambda it, base, _, end, cut: settle(it, base, end, end, cut=cut))
+
+
+def requests_left_without_answer(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Deliveries, "_answer_late", lambda *_: None)
+
+
 def leases_follow_the_wall_clock(patch: pytest.MonkeyPatch) -> None:
     """A wall clock that is set forward is believed while the broker runs."""
     now_us = BrokerClock.now_us
@@ -223,6 +253,9 @@ PLANTED: Sequence[Plant] = [
     checkpoint_ahead_of_the_log,
     every_event_applied_again,
     failed_write_confirmed,
+    failed_sync_repeated,
+    tail_not_written_again,
+    requests_left_without_answer,
     leases_follow_the_wall_clock,
     time_begins_anew_at_each_start,
     new_names_not_synced,

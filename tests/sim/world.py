@@ -217,10 +217,10 @@ class World:
             client.forget()
             return
         data, since = wire.down.read(most)
-        self.tell(f"{len(data)} bytes reach client {client.producer}")
         self.trace.update(data)
         client.moment = self.next_moment()
         client.hear(data, since)
+        self.tell(f"{len(data)} bytes reach client {client.producer}: {' '.join(client.heard)}")
         self.shell.unblock(wire)
 
     def cut(self) -> None:
@@ -233,10 +233,11 @@ class World:
     # --- disk and clocks
 
     def break_disk(self) -> None:
-        """One of the next calls, and all after it, will fail."""
+        """One of the next calls, and perhaps all after it, will fail."""
         operation = self.random.choice(("pwrite", "fdatasync", "fdatasync", "allocate", "rename", "sync_directory"))
-        self.disk.fail(operation, after=self.random.randrange(6))
-        self.tell(f"{operation} will fail")
+        once = self.random.random() < 0.5
+        self.disk.fail(operation, after=self.random.randrange(6), once=once)
+        self.tell(f"{operation} will fail{' once' * once}")
 
     def fill_disk(self) -> None:
         """Somebody else takes the room on the disk, or gives it back."""
@@ -300,6 +301,8 @@ class World:
             self.step(number)
         self.random.seed((self.seed << 40) + LAST)
         self.disk.repair()
+        self.settle()
+        self.check_answers()
         self.crash(power=True)
         self.drain()
         self.check_replay()
@@ -327,9 +330,16 @@ class World:
             self.shell.tick()
         else:
             raise Violation("the queues do not drain")
+        self.check_answers()
         self.shell.close()
         self.disk.crash(power=True)
         self.start(self.shell.index)
+
+    def check_answers(self) -> None:
+        """All has arrived, and whoever is still connected has an answer to each request."""
+        for client in self.clients:
+            if client.unanswered and client.wire is not None and not client.wire.up.ended:
+                raise Violation(f"client {client.producer} has no answers to requests {sorted(client.unanswered)}")
 
     def _is_drained(self) -> bool:
         held = any(consumer.open for consumer in self.clients[0].consumers.values())
