@@ -183,10 +183,10 @@ def _is_astray(history: History, one: Delivery) -> bool:
 
 def _losses(history: History, seen: set[Name]) -> Iterator[Loss]:
     by_writer: dict[str, list[Name]] = defaultdict(list)
-    for name in sorted(history.confirmed):
+    for name in sorted(history.confirmed - history.excused):
         by_writer[name.writer].append(name)
     for names in by_writer.values():
-        missing = [(name not in seen or name not in history.asked) and name not in history.excused for name in names]
+        missing = [name not in seen or name not in history.asked for name in names]
         first = missing.index(False) if False in missing else len(missing)
         last = len(missing) - (missing[::-1].index(False) if False in missing else 0)
         for at, name in enumerate(names):

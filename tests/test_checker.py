@@ -134,6 +134,55 @@ def test_what_was_not_confirmed_may_come_or_not() -> None:
     assert "1 recovered, 1 unknown" in str(verdict)
 
 
+def test_what_was_thrown_away_on_purpose_is_not_lost_and_parts_nothing() -> None:
+    history = without(good(), 3, 4, 5)
+    history.excused |= {name(4)}
+    assert [loss.name.number for loss in check(history).lost] == [3, 5]
+    history.excused |= {name(3), name(5)}
+    assert check(history).faults() == []
+    history = without(good(), 0, 1, 2)
+    history.excused |= {name(1)}
+    assert [loss.place for loss in check(history).lost] == [Place.PREFIX, Place.PREFIX]
+
+
+def test_a_message_from_a_queue_that_it_was_not_sent_to_is_found() -> None:
+    history = good()
+    history.queues = dict.fromkeys(history.attempted, "q")
+    history.dead_letter_queues = frozenset({"dead"})
+    history.delivered = [one._replace(queue="q") for one in history.delivered]
+    assert check(history).faults() == []
+    history.delivered[3] = history.delivered[3]._replace(queue="dead")
+    assert check(history).faults() == []
+    history.delivered[4] = history.delivered[4]._replace(queue="other")
+    assert [one.name for one in check(history).astray] == [name(4)]
+    assert len(check(history).faults()) == 1
+
+
+def test_a_first_delivery_as_a_dead_letter_needs_no_flag_and_a_second_does() -> None:
+    history = good()
+    history.dead_letter_queues = frozenset({"dead"})
+    del history.acked[name(3)]
+    history.delivered.append(delivery(3, 20.0)._replace(queue="dead"))
+    assert check(history).faults() == []
+    assert check(history).duplicates == 0
+    history.delivered.append(delivery(3, 30.0)._replace(queue="dead"))
+    assert [one.since for one in check(history).unflagged] == [30.0]
+
+
+def test_a_message_that_comes_back_from_a_deleted_queue_is_found() -> None:
+    history = good()
+    history.gone["", name(3)] = 4.5
+    assert check(history).faults() == []
+    history.gone["", name(3)] = 2.5
+    assert [one.name for one in check(history).returned] == [name(3)]
+
+
+def test_a_message_that_was_confirmed_as_another_is_found() -> None:
+    history = good()
+    history.ids = {name(3): "id-3", name(4): "id-5"}
+    assert check(history).stored_twice == [name(4)]
+
+
 @given(confirmed=st.sets(st.integers(0, 30)), attempted=st.sets(st.integers(0, 30)), got=st.lists(st.integers(0, 30)))
 def test_every_message_is_in_one_class(confirmed: set[int], attempted: set[int], got: list[int]) -> None:
     """Whatever the history: attempted messages are confirmed, recovered or unknown; the confirmed are seen or lost."""

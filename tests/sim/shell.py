@@ -94,7 +94,7 @@ class Shell:
             lambda: around.monotonic_us() / 1_000_000,
             self.state.audit.last_us,
         )
-        self.limits = Limits(cache_bytes=around.random.choice((300, 3000, 1 << 20)), producers=100)
+        self.limits = Limits(cache_bytes=around.random.choice((300, 3000, 3000, 1 << 20, 1 << 20)), producers=100)
         self.broker = Broker(self.state, self.limits, QueueSettings(), auto_create=False)
         self.journal = self.broker.journal
         self.wires: dict[int, Wire] = {}
