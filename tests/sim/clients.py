@@ -4,6 +4,7 @@ They know what any client knows: what they said, and what the bytes they get say
 the checker judges; only the order in which things must come on one connection is judged here.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -390,10 +391,8 @@ class Client:
 
 def name_of(body: bytes) -> Name:
     """Which message a body is: each repeats its name."""
-    producer, number, _ = body.split(b"/", 2)
-    if not body.replace(b"%s/%s/" % (producer, number), b""):
-        return Name(producer.decode(), int(number))
-    return Name(f"nobody: {body!r}", 0)
+    found = re.fullmatch(rb"((\d+)/(\d+)/)\1*", body)
+    return Name(f"nobody: {body!r}", 0) if found is None else Name(found[2].decode(), int(found[3]))
 
 
 def runs_of(numbers: list[int]) -> tuple[tuple[int, int], ...]:
