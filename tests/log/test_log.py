@@ -1,10 +1,24 @@
 """What the log says of itself: positions, places, and how far it may be read."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.log.building import COUNT, TIME_US, change, event, fill, full_log, new_log, recovered
+from tests.log.building import (
+    COUNT,
+    SEGMENT_BYTES,
+    TIME_US,
+    change,
+    event,
+    fill,
+    full_log,
+    new_log,
+    open_log,
+    recovered,
+)
 from tests.sim.disk import SimulatedDisk
-from vibemq.errors import BeyondLog, CorruptLog, WriteFailed
+from vibemq.errors import BeyondLog, CorruptLog, UsageError, WriteFailed
+from vibemq.log.disk import Disk
 from vibemq.log.frame import Mark, Place
 from vibemq.log.log import Log
 
@@ -104,3 +118,22 @@ def test_positions_move_with_groups_and_syncs() -> None:
     assert (log.written, log.synced, log.synced_mark) == (3, 3, log.mark)
     assert log.read(2).synced == 2
     assert log.holds(log.mark)
+
+
+def test_closing_gives_back_files_room_and_lock(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    open_log(disk).close()  # not recovered: there is only the lock
+    log = new_log(disk)
+    fill(log, COUNT)
+    assert log.admit(SEGMENT_BYTES)
+    segment = log._writing
+    assert segment is not None
+    assert any(name.endswith(".tmp") for name in disk.list("log"))
+    for _ in range(2):
+        log.close()
+    assert not any(name.endswith(".tmp") for name in disk.list("log"))
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        segment.file.size()
+    with pytest.raises(UsageError, match="recover the log"):
+        log.append(event(1), TIME_US)
+    new_log(disk).close()
