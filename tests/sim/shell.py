@@ -14,11 +14,13 @@ from tests.sim.disk import SimulatedDisk
 from tests.sim.invariants import Watch
 from tests.sim.network import Wire
 from vibemq.errors import BeyondLog, DiskFull, WriteFailed
-from vibemq.events import QueueSettings, SegmentSealed
+from vibemq.events import Published, QueueSettings, SegmentSealed, encode
 from vibemq.log.disk import AnyDisk
+from vibemq.log.frame import HEADER_BYTES
 from vibemq.log.index import MemoryIndex
 from vibemq.log.log import Group, Log
 from vibemq.log.segment import seal_segment
+from vibemq.log.space import RESERVE
 from vibemq.protocol import messages as m
 from vibemq.server import effects as f
 from vibemq.server.broker import Broker
@@ -31,6 +33,8 @@ from vibemq.server.storage import Storage
 
 SEGMENT_BYTES = 8192
 RESERVE_BYTES = 4096
+RECORD_BYTES = 1000
+"""Few records but those of publishes are longer: so much of the reserve may be left when one does not fit."""
 BLOCKED_BYTES = 4000
 """A client with so much unread is one that does not read."""
 
@@ -103,6 +107,8 @@ class Shell:
         self.deferred: list[f.Load] = []
         self.group: Group | None = None
         self.group_written = False
+        self.spent_bytes: int | None = None
+        """Bytes of events other than publishes since the disk filled up; None while it has room, or had no reserve."""
         self.capture: Capture | None = None
         self.parts: Iterator[None] = iter(())
         checkpoint = self.index.load_checkpoint()
@@ -134,6 +140,8 @@ class Shell:
             for record in records:
                 self.storage.append(record)
                 watch.happened(record.event, record.time_us, now_us, self.state)
+                if self.spent_bytes is not None and not isinstance(record.event, Published):
+                    self.spent_bytes += HEADER_BYTES + len(encode(record.event))
             records.clear()
 
     def end_turn(self) -> None:
@@ -249,6 +257,15 @@ class Shell:
         """Look whether there is room again."""
         if self.log.disk_full and self.log.space_returned():
             self.around.counts["room returned"] += 1
+
+    def notice_room(self, *, is_there: bool) -> None:
+        """Somebody took all the room on the disk, or gave it back: from here on the reserve must last."""
+        self.spent_bytes = 0 if not is_there and self.around.disk.exists(RESERVE) else None
+
+    @property
+    def has_spent_reserve(self) -> bool:
+        """Whether what was consumed and acked since the disk filled up, if there was a reserve, is worth all of it."""
+        return self.spent_bytes is None or self.spent_bytes >= RESERVE_BYTES - RECORD_BYTES
 
     def load(self) -> None:
         """Read what the broker asked for."""

@@ -156,6 +156,15 @@ def tail_not_written_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Recoverer, "_settle", lambda it, base, _, end, cut: settle(it, base, end, end, cut=cut))
 
 
+def publishes_take_the_reserve(patch: pytest.MonkeyPatch) -> None:
+    admit = Log.admit
+    patch.setattr(Log, "admit", lambda log, size: admit(log, size) or True)
+
+
+def room_not_noticed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Log, "space_returned", lambda *_: False)
+
+
 def requests_left_without_answer(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Deliveries, "_answer_late", lambda *_: None)
 
@@ -255,6 +264,8 @@ PLANTED: Sequence[Plant] = [
     failed_write_confirmed,
     failed_sync_repeated,
     tail_not_written_again,
+    publishes_take_the_reserve,
+    room_not_noticed,
     requests_left_without_answer,
     leases_follow_the_wall_clock,
     time_begins_anew_at_each_start,

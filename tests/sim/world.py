@@ -149,6 +149,8 @@ class World:
             raise problem
         if isinstance(problem, WriteFailed) and not self.shell.refuses_everything():
             raise Violation("the log went on after a failure") from problem
+        if isinstance(problem, OutOfSpace) and not self.shell.has_spent_reserve:
+            raise Violation("the reserve went for something else than consuming and acking") from problem
         self.counts["died of the disk"] += 1
         self.tell(f"the broker dies: {problem}")
         self.disk.repair()
@@ -244,9 +246,11 @@ class World:
         if self.disk.capacity_bytes is None:
             self.disk.capacity_bytes = 0
             self.disk.capacity_bytes = self.random.choice((0, 1000, 10_000)) - self.disk.free_bytes()
+            self.shell.notice_room(is_there=False)
             self.tell("the disk fills up")
         else:
             self.disk.capacity_bytes = None
+            self.shell.notice_room(is_there=True)
             self.tell("there is room on the disk again")
 
     def set_clock(self) -> None:
@@ -303,6 +307,8 @@ class World:
         self.disk.repair()
         self.settle()
         self.check_answers()
+        if self.shell.log.disk_full:
+            raise Violation("there is room on the disk again, and publishes are still refused")
         self.crash(power=True)
         self.drain()
         self.check_replay()
