@@ -1,6 +1,6 @@
 """Where the log ends, and what is refused: cut at every byte, flip every bit."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from random import Random
 
 import pytest
@@ -8,7 +8,7 @@ import xxhash
 
 from tests.counting import counted
 from tests.log.building import SEGMENT_BYTES, TIME_US, event, fill, new_log, open_log, recovered, seal_all, write
-from tests.sim.disk import SimulatedDisk
+from tests.sim.disk import SimulatedDisk, SimulatedFile
 from vibemq.errors import CorruptLog, FormatUnsupported, StorageError, UsageError
 from vibemq.log.frame import Record
 from vibemq.log.recovery import Recoverer, Recovery
@@ -300,6 +300,35 @@ def test_a_log_that_was_not_recovered_takes_nothing() -> None:
         log.append(event(1), TIME_US)
     with pytest.raises(UsageError):
         open_log(SimulatedDisk(), segment_bytes=100)
+
+
+def test_a_start_writes_again_what_nothing_proves_and_little_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first record of a group says that the groups before it were synced: nothing proves the last group."""
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    fill(log, 148)
+    records = list(log.scan(0))
+    log.close()
+    before, written = disk.contents(), list[tuple[int, int]]()
+    pwrite = SimulatedFile.pwrite
+
+    def noted(file: SimulatedFile, parts: Sequence[bytes], at: int) -> None:
+        written.append((at, at + sum(map(len, parts))))
+        pwrite(file, parts, at)
+
+    monkeypatch.setattr(SimulatedFile, "pwrite", noted)
+    for known, first in ((0, 145), (140, 145), (148, 145)):
+        for place in (None, records[143].place, records[146].place):
+            for read_bytes in (100, 1 << 20):
+                monkeypatch.setattr("vibemq.log.recovery.READ_BYTES", read_bytes)
+                started = disk.copy()
+                written.clear()
+                open_log(started).recover(known_synced=known, from_place=place)
+                begin = max(records[first].at, 0 if place is None else place.at)
+                assert (written[0][0], written[-1][1]) == (begin, records[-1].end)
+                assert [end for _, end in written[:-1]] == [at for at, _ in written[1:]]
+                assert len(written) == -(-(records[-1].end - begin) // read_bytes)
+                assert started.contents()[segment_name(records[-1].base)] == before[segment_name(records[-1].base)]
 
 
 # -- the checkers can fail: planted bugs
