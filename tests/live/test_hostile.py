@@ -168,7 +168,7 @@ def test_more_publishes_than_the_window_are_carried_out_in_turns_or_end_the_conn
     assert client.ask(type="show-queue", queue="q")["result"]["messages"] >= confirmed
 
 
-def slow_reader(broker: RunningBroker) -> socket.socket:
+def slow_reader(broker: RunningBroker, heartbeat_ms: int = 300) -> socket.socket:
     """A client that asked for more than the sockets hold, reads none of it, and falls silent."""
     publisher = broker.json()
     for _ in range(12):
@@ -176,7 +176,7 @@ def slow_reader(broker: RunningBroker) -> socket.socket:
     slow = socket.socket()
     slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     slow.connect(("127.0.0.1", broker.port))
-    slow.sendall(b'{"type":"hello","heartbeat_ms":300}\n')
+    slow.sendall(b'{"type":"hello","heartbeat_ms":%d}\n' % heartbeat_ms)
     assert b"welcome" in slow.recv(4096)
     slow.sendall(b'{"type":"subscribe","request":2,"queue":"q","messages":1000,"bytes":30000000}\n')
     return slow
@@ -192,6 +192,21 @@ def test_a_dead_client_that_left_much_unread_loses_its_messages_with_its_heartbe
             assert time.monotonic() < deadline, shown
             time.sleep(0.1)
         assert (shown["ready"], shown["unacked"]) == (180, 0)
+
+
+def test_of_many_clients_that_do_not_read_the_first_are_cut_off_and_others_are_served(tmp_path: Path) -> None:
+    (tmp_path / "vibemq.toml").write_text(f"[limits]\nunread_bytes = {8 * MIB}\n")
+    with running(tmp_path / "data", "--config", str(tmp_path / "vibemq.toml")) as broker:
+        readers = [slow_reader(broker, heartbeat_ms=60_000) for _ in range(10)]
+        client = broker.json()
+        deadline = time.monotonic() + 20
+        while (shown := client.ask(type="show-queue", queue="q")["result"])["consumers"] > 9:
+            assert time.monotonic() < deadline, shown
+            time.sleep(0.05)
+        assert shown["ready"] + shown["unacked"] == 1800
+        assert any("too much was waiting" in str(event.get("reason")) for event in broker.events())
+        for reader in readers:
+            reader.close()
 
 
 def test_a_stop_ends_in_order_beside_a_client_that_reads_nothing(patient: RunningBroker) -> None:

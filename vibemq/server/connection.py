@@ -189,6 +189,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         out, conversation.out = conversation.out, []
         if self._transport is not None and out:
             self._transport.writelines(out)
+            if self._paused & Pause.WRITING and self.number in self._runtime.connections:
+                self._runtime.unread(self, sum(map(len, out)))  # a part that was sent in part is kept as a whole
 
     def close(self, code: int, text: str) -> None:
         """Say goodbye and close."""

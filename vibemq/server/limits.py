@@ -27,6 +27,7 @@ class Limits:
     credit_bytes_per_subscription: int = 256 * MIB
     publish_window_bytes: int = 16 * MIB
     publish_window_batches: int = 1_000
+    unread_bytes: int = 256 * MIB
     unsynced_bytes: int = 256 * KIB
     producers: int = 10_000
     cache_bytes: int = 32 * MIB

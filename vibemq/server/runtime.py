@@ -28,6 +28,7 @@ from vibemq.server.connection import TURN_US, ClientConnection
 from vibemq.server.outbox import Outbox
 from vibemq.server.settings import Settings
 from vibemq.server.storage import Progress, Storage
+from vibemq.server.unread import Unread
 
 HOUSEKEEPING_S = 1.0
 LAZY_S = 0.005
@@ -52,6 +53,7 @@ class Runtime:
         self._collected: dict[ClientConnection, None] = {}
         self._closing: list[ClientConnection] = []
         self._paused: dict[ClientConnection, None] = {}
+        self._unread = Unread[ClientConnection](settings.limits.unread_bytes)
         self._refused: Counter[tuple[str, str]] = Counter()
         self._scheduled = False
         self._heard = 0
@@ -298,6 +300,7 @@ class Runtime:
         """A client is gone."""
         self.connections.pop(connection.number, None)
         self._paused.pop(connection, None)
+        self._unread.forget(connection)
         self._collected.pop(connection, None)
         if self.failure is not None:
             return
@@ -309,9 +312,16 @@ class Runtime:
 
     def blocked(self, connection: ClientConnection, *, blocked: bool) -> None:
         """A client does not read what it is sent, or reads again."""
+        if not blocked:
+            self._unread.forget(connection)
         if self.failure is None:
             self.broker.block(connection.number, blocked=blocked)
             self.schedule()
+
+    def unread(self, connection: ClientConnection, size: int) -> None:
+        """So much more waits for a client that does not read; above the limit, who began that first is cut off."""
+        for client in self._unread.add(connection, size):
+            client.abort("it did not read, and too much was waiting for such clients")
 
     def refused(self, address: str, reason: str) -> None:
         """Somebody was turned away; the log hears of it once a second, by address."""
