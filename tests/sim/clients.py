@@ -15,7 +15,7 @@ from tests.sim import json_session
 from tests.sim.json_session import JsonSession
 from tests.sim.network import Wire
 from vibemq.batch import Batch, pack
-from vibemq.errors import UnknownQueue
+from vibemq.errors import HeartbeatMissed, UnknownQueue
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 from vibemq.protocol.session import ClientSession
@@ -304,12 +304,15 @@ class Client:
     def hear(self, data: bytes, since: int) -> None:
         """Bytes came, written at `since` or later."""
         self.heard.clear()
-        for reply in self.session.receive(memoryview(data)):
-            self.heard.append(type(reply).__name__)
-            if isinstance(reply, m.Deliver):
-                self._delivered(reply, since)
-            elif (told := self._told_by.get(type(reply))) is not None:
-                told(reply)
+        try:
+            for reply in self.session.receive(memoryview(data)):
+                self.heard.append(type(reply).__name__)
+                if isinstance(reply, m.Deliver):
+                    self._delivered(reply, since)
+                elif (told := self._told_by.get(type(reply))) is not None:
+                    told(reply)
+        except HeartbeatMissed:  # the last that is said on a connection
+            self.forget()
 
     def _answered(self, request: int) -> None:
         if request not in self.unanswered:
@@ -320,6 +323,8 @@ class Client:
         self._answered(reply.request)
 
     def _goodbye(self, reply: m.Goodbye) -> None:
+        if reply.code == HeartbeatMissed.code:
+            raise HeartbeatMissed(reply.text)
         if reply.code:
             raise Violation(f"client {self.producer} was sent away: {reply.text}")
 

@@ -13,7 +13,7 @@ from tests.checker import Violation
 from tests.sim.disk import SimulatedDisk
 from tests.sim.invariants import Watch
 from tests.sim.network import Wire
-from vibemq.errors import BeyondLog, DiskFull, WriteFailed
+from vibemq.errors import BeyondLog, DiskFull, HeartbeatMissed, WriteFailed
 from vibemq.events import Published, QueueSettings, SegmentSealed, encode
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import HEADER_BYTES
@@ -210,6 +210,13 @@ class Shell:
         if wire.is_blocked and wire.conversation is not None and not wire.down:
             wire.is_blocked = False
             self.broker.block(wire.conversation.number, blocked=False)
+
+    def time_out(self, wire: Wire) -> None:
+        """Nothing was heard of a client for too long."""
+        if wire.conversation is not None and wire.conversation.number:
+            wire.conversation.say_goodbye(HeartbeatMissed.code, "nothing was heard")
+            self.flush(wire)
+            self.hang_up(wire, lost=True)
 
     def hang_up(self, wire: Wire, *, lost: bool) -> None:
         """A client is gone, or is sent away."""

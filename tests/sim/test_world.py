@@ -20,9 +20,9 @@ CHUNKS = 8
 SHORT = 300
 """Steps of the histories that run four times."""
 OFTEN = (
-    "kills, power losses, stops, cuts, replays, checkpoints, loads, seals, groups, confirmed, confirmed acks, judged"
-    ", redeliveries, dead letters, lines of JSON, clocks set, leases ended, delays ended, blocked"
-    ", refused for want of room"
+    "kills, power losses, stops, cuts, time-outs, replays, checkpoints, loads, seals, groups, confirmed, confirmed acks"
+    ", judged, redeliveries, dead letters, lines of JSON, clocks set, leases ended, delays ended"
+    ", blocked, refused for want of room"
 )
 RARE = "died of the disk, starts that failed, room returned, checkpoints without room, wrecks"
 ROOT = Path(__file__).parents[2]

@@ -232,6 +232,13 @@ class World:
             self.tell("a connection is cut")
             self.random.choice(self.wires).cut(self.random)
 
+    def time_out(self) -> None:
+        """The broker gives up on a client."""
+        if self.wires:
+            self.counts["time-outs"] += 1
+            self.tell("the broker gives up on a client")
+            self.shell.time_out(self.random.choice(self.wires))
+
     # --- disk and clocks
 
     def break_disk(self) -> None:
@@ -429,7 +436,7 @@ WORK = {
     "lose_power": 0.2,
 }
 """What goes on in every history, and how often: a step takes one of them."""
-FAULTS = {"kill": 0.2, "stop": 0.2, "cut": 0.4, "break_disk": 0.2, "fill_disk": 0.3, "set_clock": 0.5}
+FAULTS = {"kill": 0.2, "stop": 0.2, "cut": 0.4, "time_out": 0.2, "break_disk": 0.2, "fill_disk": 0.3, "set_clock": 0.5}
 """What goes on in some: a history with all of it would never get far."""
 TEMPERS: dict[str, dict[str, float]] = {
     "any": {},
