@@ -296,6 +296,8 @@ class SimulatedDisk:
 
     def rename(self, old: str, new: str) -> None:
         self.called("rename")
+        if old not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), old)
         self._change(old, {old: None, new: self._names[old]})
 
     def unlink(self, name: str) -> None:
