@@ -58,6 +58,8 @@ def test_a_short_block_tells_how_much_is_needed() -> None:
     for length in range(len(good)):
         needed = frame.parse(memoryview(good[:length]), 0, LOG_ID, 0, 0)
         assert needed == (HEADER_BYTES if length < HEADER_BYTES else len(good))
+        behind = frame.parse(memoryview(good + good[:length]), len(good), LOG_ID, 0, 0)
+        assert behind == needed
 
 
 def test_another_log_id_makes_nothing_valid() -> None:
