@@ -39,7 +39,7 @@ fuzz: $(INSTALLED) ## search for inputs that break something (FUZZ_SECONDS=600)
 mutate: $(INSTALLED) ## change log and projections in small ways, and list what no test notices (ARGS="'vibemq.log.frame*'")
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[mutate]'
 	nice $(BIN)/mutmut run $(ARGS)
-	$(BIN)/mutmut results
+	$(BIN)/mutmut results | sed '/not checked/d'
 
 clean: ## remove the environment, caches and builds; never data
 	rm -rf $(VENV) mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
