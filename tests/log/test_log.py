@@ -86,6 +86,19 @@ def test_a_failure_says_what_is_sure(operation: str) -> None:
     with pytest.raises(WriteFailed) as again:
         log.append(event(1), TIME_US)
     assert str(again.value) == log.failure
+    calls = dict(disk.calls)
+    log.prepare()
+    with pytest.raises(WriteFailed):
+        log.sync()
+    assert disk.calls == calls
+
+
+def test_a_log_that_was_not_recovered_takes_no_room() -> None:
+    disk = SimulatedDisk()
+    log = open_log(disk)
+    log.prepare()
+    with pytest.raises(WriteFailed, match="not open for writing"):
+        log.sync()
 
 
 def test_positions_move_with_groups_and_syncs() -> None:
@@ -124,10 +137,15 @@ def test_closing_gives_back_files_room_and_lock(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     open_log(disk).close()  # not recovered: there is only the lock
     log = new_log(disk)
+    first = log._writing
     fill(log, COUNT)
     assert log.admit(SEGMENT_BYTES)
     segment = log._writing
+    assert first is not None
     assert segment is not None
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        first.file.size()
+    assert segment.file.size() >= segment.end
     assert any(name.endswith(".tmp") for name in disk.list("log"))
     for _ in range(2):
         log.close()

@@ -164,6 +164,16 @@ def test_the_reserve_becomes_a_segment_when_the_disk_is_full() -> None:
         space.next_segment(10)
 
 
+def test_a_spare_that_cannot_grow_waits_for_a_record_that_fits() -> None:
+    disk, space, active = started(reserve_bytes=3 * STEP_BYTES, end=SEGMENT_BYTES)
+    space.prepare(active)
+    fill_disk(disk)
+    following = space.next_segment(3 * STEP_BYTES - SEGMENT_HEADER_BYTES)
+    assert following.on_reserve
+    spare = space.next_segment(100)
+    assert (spare.on_reserve, spare.limit >= 100 + SEGMENT_HEADER_BYTES) == (False, True)
+
+
 def test_files_that_become_segments_have_names_of_their_own() -> None:
     disk, space, _ = started()
     found = {space.next_segment(10).name for _ in range(3)}
