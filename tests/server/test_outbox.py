@@ -2,8 +2,9 @@
 
 from itertools import islice
 
-from vibemq.server.effects import Answer
-from vibemq.server.outbox import Outbox
+from tests.server.rig import batch_of
+from vibemq.server.effects import Answer, Delivery, StoredBatch
+from vibemq.server.outbox import DELIVERY_BYTES, Outbox
 
 
 def answer(after: int, number: int) -> Answer:
@@ -28,3 +29,14 @@ def test_what_is_free_already_leaves_before_what_comes_later_whatever_it_waited_
     assert list(outbox.sift([answer(1, 7), answer(10, 8)], 9)) == []
     assert numbers(list(outbox.release(9))) == [2, 3, 7]
     assert numbers(list(outbox.release(10))) == [8]
+
+
+def test_deliveries_are_weighed_while_they_wait_for_the_disk() -> None:
+    outbox, stored = Outbox(), StoredBatch(1, 0, 1, 0, 0, 0, 0, batch_of([bytes(100)] * 4))
+    two = [Delivery(after, 1, 1, 1, stored, 1, 2, 1, redelivered=False) for after in (3, 5, 1)]
+    assert [effect.after for effect in outbox.sift([*two, answer(7, 1)], 2)] == [1]
+    assert outbox.waiting_bytes == 2 * (DELIVERY_BYTES + 200)
+    assert outbox.has_free(4)
+    assert outbox.waiting_bytes == DELIVERY_BYTES + 200
+    assert len(list(outbox.release(9))) == 3
+    assert outbox.waiting_bytes == 0

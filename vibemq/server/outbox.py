@@ -13,19 +13,23 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from heapq import heappop, heappush
 
-from vibemq.server.effects import Effect
+from vibemq.server.effects import Delivery, Effect
+
+DELIVERY_BYTES = 1024
+"""What a delivery takes beside its messages, about."""
 
 
 class Outbox:
-    """What waits; true while there is something."""
+    """What waits; true while there is something. `waiting_bytes` is what deliveries take that wait for the disk."""
 
-    __slots__ = ("_count", "_free", "_waiting")
+    __slots__ = ("_count", "_free", "_waiting", "waiting_bytes")
 
     def __init__(self) -> None:
         """Begin empty."""
         self._waiting: list[tuple[int, int, Effect]] = []
         self._free: deque[Effect] = deque()
         self._count = 0
+        self.waiting_bytes = 0
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._free)
@@ -40,6 +44,7 @@ class Outbox:
             if effect.after > durable:
                 self._count += 1
                 heappush(self._waiting, (effect.after, self._count, effect))
+                self.waiting_bytes += weight(effect)
             elif in_order:
                 self._free.append(effect)
             else:
@@ -49,10 +54,19 @@ class Outbox:
         """Whether something waits that may leave now."""
         waiting, free = self._waiting, self._free
         while waiting and waiting[0][0] <= durable:
-            free.append(heappop(waiting)[2])
+            effect = heappop(waiting)[2]
+            self.waiting_bytes -= weight(effect)
+            free.append(effect)
         return bool(free)
 
     def release(self, durable: int) -> Iterator[Effect]:
         """Those that waited, and may leave now."""
         while self.has_free(durable):
             yield self._free.popleft()
+
+
+def weight(effect: Effect) -> int:
+    """What a delivery takes in memory, about. Answers do not count: consumers must not wait for publishers."""
+    if isinstance(effect, Delivery):
+        return DELIVERY_BYTES + effect.stored.origin.bytes(effect.first, effect.messages)
+    return 0

@@ -31,6 +31,8 @@ from vibemq.server.storage import Progress, Storage
 from vibemq.server.unread import Unread
 
 HOUSEKEEPING_S = 1.0
+WAITING_BYTES_MAX = 8 << 20
+"""With so many bytes of deliveries that wait for the disk no more are handed out: a slow disk would let memory fill."""
 LAZY_S = 0.005
 """What nobody waits for is written after this time, or with the next group."""
 LAZY_BYTES_MAX = 256 * 1024
@@ -196,13 +198,15 @@ class Runtime:
         if self.failure is not None:
             return
         self.begin()
-        if not self._waiting.has_free(self.writer.durable):  # else there is enough to send
+        # Else there is enough to send, or to wait for the disk; when that is done this is called again.
+        hand_out = not self._waiting.has_free(self.writer.durable) and self._waiting.waiting_bytes < WAITING_BYTES_MAX
+        if hand_out:
             self._deliveries.dispatch()
         self.append()
         self._write(lone=heard == 1)
         self._route()
         self._set_timer()
-        if self._deliveries.has_more:
+        if hand_out and self._deliveries.has_more:
             self.schedule()
 
     def _write(self, *, lone: bool) -> None:
@@ -254,6 +258,8 @@ class Runtime:
         self._flush()
         if self._waiting.has_free(self.writer.durable):
             self._loop.call_soon(self._release)
+        elif self._deliveries.has_more:
+            self.schedule()
 
     def _send(self, effect: f.Effect) -> None:
         connection = self.connections.get(effect.connection)
