@@ -12,7 +12,7 @@ from tests.sim.world import START_US, YEAR_US, run_seed
 
 SEEDS = 500
 CHUNKS = 2
-STEPS = 400
+STEPS = 300
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -17,7 +17,7 @@ from tests.sim.world import run_seed
 
 SEEDS = 320
 CHUNKS = 8
-SHORT = 300
+SHORT = 200
 """Steps of the histories that run four times."""
 OFTEN = (
     "kills, power losses, stops, cuts, time-outs, replays, checkpoints, loads, seals, groups, confirmed, confirmed acks"
