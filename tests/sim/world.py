@@ -78,7 +78,8 @@ class World:
         some = {fault: weight for fault, weight in FAULTS.items() if self.random.random() < 0.5}
         weights = {**WORK, **(TEMPERS[temper] or some)}
         self.doings = [doing for doing, weight in weights.items() for _ in range(round(weight * 10))]
-        self.shell = self.start(MemoryIndex())
+        self.shell: Shell
+        self.start(MemoryIndex())
         self.clients[0].moment = self.next_moment()
         self.connect(self.clients[0])
         self.clients[0].declare()
@@ -96,7 +97,7 @@ class World:
 
     # --- starts and ends of the process
 
-    def start(self, index: MemoryIndex) -> Shell:
+    def start(self, index: MemoryIndex) -> None:
         """Start a process, again if need be with a disk that was put in order meanwhile."""
         shell = self.shell = self._open(index)
         end = shell.log.next_offset
@@ -107,7 +108,6 @@ class World:
             shell.serve()
         except (WriteFailed, OutOfSpace) as problem:
             self.die(problem)
-        return self.shell
 
     def _open(self, index: MemoryIndex) -> Shell:
         while True:
@@ -128,7 +128,7 @@ class World:
             wire.conversation = None
             wire.up.end(0)
             wire.down.end(self.random.randrange(len(wire.down) + 1))
-        self.shell = self.start(index)
+        self.start(index)
         if self.shell.log.next_offset < synced:
             raise Violation(f"the log ends at {self.shell.log.next_offset}, but {synced} was synced")
 
