@@ -248,6 +248,15 @@ def lost_names(log: Log, mark: Mark) -> None:
     assert "remove the folder index/" in problem
 
 
+def test_records_longer_than_a_block_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk, _, records = full_log()
+    sizes = sorted({record.stored_bytes for record in records})
+    for read_bytes in (HEADER_BYTES, *sizes, sizes[0] + sizes[-1], 1000):
+        monkeypatch.setattr("vibemq.log.segment.READ_BYTES", read_bytes)
+        found = recovered(disk.copy())[2]
+        assert [record.place for record in found] == [record.place for record in records]
+
+
 # -- what is legible behind the end
 
 

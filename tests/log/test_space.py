@@ -272,15 +272,18 @@ def test_a_part_of_a_reserve_is_given_back() -> None:
     assert not space.full
     assert names(disk) == ["reserve"]
     fill_disk(disk)
-    space.start()  # it is there already
-    assert not space.full
+    created = disk.calls["create"]
+    space.start()  # it is there already, and keeps its room
+    assert (space.full, disk.calls["create"]) == (False, created)
 
 
 def test_without_a_reserve_nothing_is_taken_at_the_start() -> None:
-    disk, space, _ = started(reserve_bytes=0)
+    disk, space, active = started(reserve_bytes=0)
     assert not space.full
     assert names(disk) == []
     fill_disk(disk)
+    with pytest.raises(OutOfSpace):
+        space.give_up_reserve(active, 1000)
     with pytest.raises(OutOfSpace):
         space.next_segment(10)
 
