@@ -174,6 +174,9 @@ def test_a_record_that_does_not_follow_the_one_before() -> None:
     change(disk, 0, records[0].end, other.contents()[segment_name(0)][records[0].end :])
     problem = "it does not follow the record before it"
     assert recovery_names(disk) == (segment_name(0), records[0].end, 1, problem)
+    first = full_log()[0]
+    change(first, 0, 0, read_header(first, 0, LOG_ID)._replace(link=1).pack())
+    assert recovery_names(first) == (segment_name(0), SEGMENT_HEADER_BYTES, 0, problem)
     header = read_header(disk, bases[1], LOG_ID)
     change(disk, bases[1], 0, header._replace(link=header.link + 1).pack())
     sealing = named(lambda: seal_segment(disk, LOG_ID, bases[1], NO_SEAL))
@@ -246,6 +249,39 @@ def lost_names(log: Log, mark: Mark) -> None:
     assert (file, position, offset) == (segment_name(mark.base), mark.at, max(mark.offset - 1, 0))
     assert "the index knows that this record was synced, and it is not there" in problem
     assert "remove the folder index/" in problem
+
+
+def test_a_whole_log_is_recovered_to_its_last_record() -> None:
+    disk, bases, records = full_log()
+    last = records[-1]
+    log, recovery, _ = recovered(disk)
+    assert recovery.mark == log.mark == log.synced_mark == Mark(COUNT, last.base, last.at, last.identity)
+    assert recovery.end == Place(COUNT, last.base, last.end)
+    assert (recovery.records, recovery.cut_bytes, recovery.cut_records) == (COUNT, 0, 0)
+    assert (recovery.removed_segment, recovery.problem) == ("", "")
+    assert recovery.header == read_header(disk, bases[-1], LOG_ID)
+    assert (log.next_offset, log.last_base, log.last_at) == (COUNT, last.base, last.at)
+    assert log.append(event(1), TIME_US) == COUNT
+    log.close()
+    log = open_log(disk)
+    assert log.recover(from_offset=COUNT - 3, from_place=records[-9].place).records == 3
+
+
+def test_a_log_whose_last_segment_is_empty_ends_with_its_header() -> None:
+    disk = SimulatedDisk()
+    assert new_log(disk).mark == Mark(0, 0, 0, 0)
+    disk, bases, records = full_log()
+    cut(disk, bases[-1], SEGMENT_HEADER_BYTES)
+    log, recovery, _ = recovered(disk)
+    before = records[bases[-1] - 1]
+    assert recovery.end == Place(bases[-1], bases[-1], SEGMENT_HEADER_BYTES)
+    assert log.mark == Mark(bases[-1], before.base, before.at, before.identity)
+    assert log.holds(log.mark)
+    log.close()
+    log = open_log(disk)
+    log.recover(from_offset=bases[-1], from_place=Place(bases[-1], bases[-1], SEGMENT_HEADER_BYTES))
+    assert log.mark == Mark(bases[-1], bases[-1], 0, before.identity)
+    assert log.holds(log.mark)
 
 
 def test_records_longer_than_a_block_are_walked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -153,7 +153,7 @@ class Recoverer:
             self._disk.unlink(self._removed)  # the folder is synced with the end, in `_settle`
 
     def run(
-        self, headers: list[SegmentHeader], from_offset: int, place: Place | None, *, cut: bool = True
+        self, headers: list[SegmentHeader], from_offset: int, place: Place | None, *, cut: bool
     ) -> Generator[Record, None, Recovery]:
         """The records from `from_offset` on; then the end is decided.
 
