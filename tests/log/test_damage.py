@@ -213,6 +213,26 @@ def test_an_end_before_what_is_known_to_have_been_synced() -> None:
     assert named(lambda: log.recover(from_offset=COUNT + 1)) == (*end, problem)
 
 
+def test_a_later_record_proves_what_is_before_it() -> None:
+    disk, _, records = full_log()
+    victim = records[-9]
+    flip(disk, victim.base, victim.at + HEADER_BYTES)
+    known = records[-1].synced
+    problem = (
+        f"the checksum of its facts does not fit, but everything before record {known} is known to have been synced"
+    )
+    assert recovery_names(disk) == (segment_name(victim.base), victim.at, victim.offset, problem)
+
+
+def test_one_byte_behind_the_end_is_cut() -> None:
+    disk, bases, records = full_log()
+    cut(disk, bases[-1], records[-1].end)
+    disk.overwrite(segment_name(bases[-1]), disk.contents()[segment_name(bases[-1])] + b"\1")
+    log, recovery, _ = recovered(disk)
+    assert (recovery.cut_bytes, recovery.cut_records, log.next_offset) == (1, 0, COUNT)
+    assert disk.contents()[segment_name(bases[-1])][records[-1].end :].strip(b"\0") == b""
+
+
 def test_a_place_of_the_index_proves_its_record() -> None:
     disk, bases, records = full_log()
     last = records[-1]
