@@ -126,6 +126,21 @@ def test_that_a_segment_was_begun_proves_what_is_before_it() -> None:
     assert problem == f"the log ends here, but everything before record {COUNT} is known to have been synced"
 
 
+def test_an_only_segment_that_was_never_whole_is_begun_anew() -> None:
+    disk = SimulatedDisk()
+    new_log(disk).close()
+    disk.overwrite(segment_name(0), b"VMQ")
+    reader = Log.open(disk, new_log_id=lambda: 0, read_only=True)
+    assert named(reader.recover) == (segment_name(0), 0, 0, "the only segment was never whole")
+    log, recovery, _ = recovered(disk)
+    assert (recovery.removed_segment, log.next_offset) == (segment_name(0), 0)
+    fill(log, 5)
+    log.close()
+    disk.crash()
+    assert read_header(disk, 0, LOG_ID) == SegmentHeader(LOG_ID, 0, 0, 0, 0)
+    assert len(recovered(disk)[2]) == 5
+
+
 def test_a_removed_segment_stays_removed() -> None:
     for seed in range(8):
         disk, _, _ = full_log()
