@@ -1,6 +1,9 @@
 """The clients of the crash laboratory, each a process of its own.
 
-    python -m tests.crash.clients produce|consume|pull NAME SEED JOURNAL URL QUEUE
+    python -m tests.crash.clients produce|consume|pull NAME SEED JOURNAL URL QUEUE [late]
+
+With `late` the way to the broker may hold back what it carries, for any time: then a delivery may have been sent at any
+time since its connection was opened.
 
 They run until SIGTERM; a producer then waits for what is unconfirmed. What a client knows is in its journal before it
 acts on it.
@@ -39,11 +42,12 @@ ACK_LATER: Final = 0.1
 class Program:
     """What the three programs have in common."""
 
-    def __init__(self, name: str, seed: str, journal: str, url: str, queue: str) -> None:
+    def __init__(self, name: str, seed: str, journal: str, url: str, queue: str, late: str = "") -> None:
         """As on the command line."""
         self.name, self.random, self.url, self.queue = name, Random(f"{seed} {name}"), url, queue
         self.journal = Journal(Path(journal))
         self.ticker = Ticker()
+        self._late, self._connects, self._connected = bool(late), 0, 0.0
         self._lost: set[tuple[int, int]] = set()
 
     async def run(self, work: Callable[[vibemq.Client], Awaitable[None]]) -> None:
@@ -52,11 +56,16 @@ class Program:
         async with vibemq.connect(self.url, **options) as client:
             self._note_lost_leases(client)
             working = asyncio.ensure_future(work(client))
-            ticking = asyncio.ensure_future(self.ticker.run())
+            ticking = asyncio.ensure_future(self.ticker.run(lambda: self._note_connection(client)))
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, working.cancel)
             with contextlib.suppress(asyncio.CancelledError):
                 await working
             ticking.cancel()
+
+    def _note_connection(self, client: vibemq.Client) -> None:
+        """Remember since when there has surely been the present connection."""
+        if client.stats.connects != self._connects:
+            self._connects, self._connected = client.stats.connects, self.ticker.since
 
     def _note_lost_leases(self, client: vibemq.Client) -> None:
         """Remember what the broker calls lost: nobody is told who has acked it and asks for no confirmation of that."""
@@ -118,7 +127,7 @@ class Program:
     async def settle(self, client: vibemq.Client, batch: Sequence[vibemq.Message]) -> None:
         """Note what came, give some of it back, ack the rest in one of the ways there are."""
         random = self.random
-        now, since = time.monotonic(), self.ticker.since
+        now, since = time.monotonic(), self._connected if self._late else self.ticker.since
         self.journal.write(
             ("delivered", *name_of(one.body), since, now, one.redelivered, one.id) for one in batch
         )  # fmt: skip

@@ -16,7 +16,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tests.checker import Delivery, History, Name
@@ -51,9 +51,10 @@ class Ticker:
         self._interval_s = interval_s
         self._ticks = deque([0.0, 0.0, 0.0], maxlen=3)
 
-    async def run(self) -> None:
+    async def run(self, on_tick: Callable[[], None] = lambda: None) -> None:
         """Tick for ever."""
         while True:
+            on_tick()
             self._ticks.append(time.monotonic())
             await asyncio.sleep(self._interval_s)
 

@@ -62,7 +62,7 @@ class Laboratory:
         command = [sys.executable, "-m", "tests.crash.clients", kind, name, str(self.seed)]
         with (self.folder / f"{name}.stderr").open("ab") as errors:
             self._clients[name] = subprocess.Popen(
-                [*command, str(self.journal(name)), url or self.broker.url, QUEUE],
+                [*command, str(self.journal(name)), url or self.broker.url, QUEUE, *(["late"] if url else [])],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
