@@ -1,6 +1,8 @@
 """A disk that fills up under a running broker: publishes are refused, the rest goes on, and so do they in the end."""
 
+import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,3 +92,38 @@ def fill_and_go_on(broker: RunningBroker, small_disk: Path) -> None:
         client.ask(type="flush")
     assert client.ask(type="show-queue", queue="q")["result"]["messages"] == confirmed - 20 + 1
     assert broker.stop() == 0
+
+
+def test_a_start_on_a_full_disk_needs_no_index(broker: RunningBroker, small_disk: Path) -> None:
+    """Whoever removes the index to make room, or restores a folder without one, can consume all the same."""
+    client = broker.json()
+    confirmed = fill(client, "x" * 100_000)
+    broker.kill()
+    shutil.rmtree(small_disk / "data" / "index")
+    fill_with_junk(small_disk / "junk")
+    broker.start()
+    client = broker.json()
+    assert client.ask(type="show-queue", queue="q")["result"]["messages"] == confirmed
+    assert client.ask(type="publish", queue="q", messages=[{"body": "small"}])["code"] == 207
+    subscription = client.ask(type="subscribe", queue="q", messages=1, bytes=MIB)["result"]["subscription"]
+    assert len(client.read_until("deliver")["messages"]) == 1
+    assert client.ask(type="ack", subscription=subscription, deliveries=[[1, 2]])["type"] == "done"
+    assert not (small_disk / "data" / "index").exists()
+    (small_disk / "junk").unlink()
+    assert broker.stop() == 0
+
+    broker.start()
+    client = broker.json()
+    assert client.ask(type="show-queue", queue="q")["result"]["messages"] == confirmed - 1
+    assert (small_disk / "data" / "index").exists()
+    assert broker.stop() == 0
+
+
+def fill_with_junk(file: Path) -> None:
+    """Take what room is left."""
+    with file.open("wb", buffering=0) as junk:
+        try:
+            while True:
+                junk.write(bytes(4096))
+        except OSError as problem:
+            assert problem.errno == errno.ENOSPC  # noqa: PT017 - the loop ends in no other way

@@ -252,7 +252,7 @@ def _check_order(mark: Mark, put: Mapping[str, tuple[int, bytes]], start: int | 
 
 
 class MemoryIndex:
-    """An index in memory, for simulations: it keeps all entries. What was committed outlives a crash in `durable`."""
+    """An index in memory, for a disk without room for one, and for simulations. It keeps all entries."""
 
     def __init__(self) -> None:
         """Empty."""

@@ -12,7 +12,7 @@ from vibemq.errors import BeyondLog, EventNotApplied, FormatUnsupported
 from vibemq.log.disk import AnyDisk, Disk
 from vibemq.log.frame import Place, Record
 from vibemq.log.index import FOLDER as INDEX_FOLDER
-from vibemq.log.index import Checkpoint, Index, LmdbIndex
+from vibemq.log.index import Checkpoint, Index, LmdbIndex, MemoryIndex
 from vibemq.log.log import Log
 from vibemq.log.recovery import Recovery
 from vibemq.log.segment import SEGMENT_HEADER_BYTES
@@ -23,6 +23,8 @@ from vibemq.server.journal import NewRecord
 
 _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What a state meets when it is restored from, or applies, what does not fit it."""
+NEW_INDEX_BYTES = 1 << 20
+"""Free bytes with which a new index is begun on the disk."""
 READ_BYTES = 512 * 1024
 """How much of the log is read at a time for a consumer that works through a backlog."""
 
@@ -71,7 +73,7 @@ class Storage:
             progress=progress,
         )
         try:
-            return cls.recover(disk, log, LmdbIndex.open)
+            return cls.recover(disk, log, open_index)
         except BaseException:
             log.close()
             raise
@@ -194,6 +196,21 @@ class Storage:
                     event.dead_queue, e.DEFAULT_LANE, sequence, offset, index, made_ready, origin.time_us, batch
                 )
             sequence += count
+
+
+def open_index(disk: AnyDisk, log: Log) -> Index:
+    """The index of a data folder; on a disk that has no room to begin one, an index in memory until the next start.
+
+    LMDB begins with a file that it maps and that the disk has not given yet: without room the process would be killed.
+
+    Raises:
+        StorageError: the index cannot be used at all.
+    """
+    if disk.exists(f"{INDEX_FOLDER}/data.mdb") or disk.free_bytes() >= NEW_INDEX_BYTES:
+        return LmdbIndex.open(disk, log)
+    index = MemoryIndex()
+    index.rebuilt = "there was none, and the disk has no room for one: it is kept in memory until the next start"
+    return index
 
 
 def restore(checkpoint: Checkpoint) -> Projector:
