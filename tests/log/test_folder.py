@@ -43,7 +43,7 @@ def test_a_format_that_is_not_whole(data: bytes) -> None:
 
 def test_the_format_of_a_later_version_is_named() -> None:
     disk = SimulatedDisk()
-    disk.write_small(FORMAT, checked("vibemq data 2 \u00e9\nlog 1\n".encode()))
+    disk.write_small(FORMAT, checked("vibemq data 2 \u00e9\ncheck daily\nlog 1\n".encode()))
     with pytest.raises(FormatUnsupported, match=r"simulated has format 'vibemq data 2 .*'; this VibeMQ reads format 1"):
         read_format(disk)
 

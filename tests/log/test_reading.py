@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from tests.log.building import COUNT, LOG_ID, TIME_US, acked, change, full_log, new_log, write
+from tests.log.building import COUNT, LOG_ID, TIME_US, acked, change, cut, event, full_log, new_log, write
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import BeyondLog, CorruptLog
 from vibemq.events import DeadLettered, DeadReason, Event, Published
@@ -24,6 +24,10 @@ def read_log() -> tuple[SimulatedDisk, Reader, list[Record]]:
 
 def offsets(records: list[Record]) -> list[int]:
     return [record.offset for record in records]
+
+
+def places(records: list[Record]) -> list[Place]:
+    return [record.place for record in records]
 
 
 # -- places in memory
@@ -79,6 +83,9 @@ def test_a_range_ends_with_the_last_whole_record() -> None:
         assert offsets(read(length)) == [3]
     assert offsets(read(records[4].end - first.at)) == [3, 4]
     assert offsets(read(1 << 20)) == list(range(3, list_bases(reader._disk)[1]))
+    second = records[list_bases(reader._disk)[1]]
+    for length in (0, second.stored_bytes):  # with and without reading again
+        assert places(reader.read_range(second.base, second.at, length)) == [second.place]
 
 
 def test_a_range_stops_before_what_may_be_half_written() -> None:
@@ -107,11 +114,13 @@ def test_the_way_to_a_record_begins_at_the_nearest_place_in_its_segment() -> Non
     reader.places.note(*near)
     assert reader.floor(wanted) == near
     for known, best in ((None, near), (nearer, nearer), (begin, near), (records[2].place, near)):
-        reader.locate = lambda _offset, known=known: known
+        reader.locate = {wanted: known}.__getitem__
         assert reader.floor(wanted) == best
     reader._disk.unlink(segment_name(0))
     with pytest.raises(BeyondLog, match=f"record 3 is no longer in the log, which begins with record {bases[1]}"):
         reader.floor(3)
+    with pytest.raises(BeyondLog, match="record 3 is no longer in the log, which begins with record 0"):
+        Reader(SimulatedDisk(), LOG_ID).floor(3)
 
 
 def test_a_scan_gives_exactly_what_was_asked_for() -> None:
@@ -125,6 +134,31 @@ def test_a_scan_gives_exactly_what_was_asked_for() -> None:
     assert offsets(list(reader.scan(5, COUNT + 9, complete=False))) == list(range(5, COUNT))
 
 
+def test_a_scan_of_a_log_without_records() -> None:
+    disk = SimulatedDisk()
+    new_log(disk)
+    assert list(Reader(disk, LOG_ID).scan(0, FOREVER, complete=False)) == []
+
+
+def test_a_scan_does_not_look_at_what_is_behind_its_end() -> None:
+    disk, reader, records = read_log()
+    change(disk, 0, records[5].at, b"lost")
+    assert offsets(list(reader.scan(0, 5, complete=True))) == list(range(5))
+
+
+def test_a_segment_of_another_history_is_no_continuation() -> None:
+    (disk, reader, _), other = read_log(), SimulatedDisk()
+    base = list_bases(disk)[1]
+    log = new_log(other)
+    for number in range(1, COUNT + 1):
+        log.append(event(number), TIME_US + number, [b"PAYLOAD" * (number % 7)])
+    write(log)
+    disk.overwrite(segment_name(base), other.contents()[segment_name(base)])
+    with pytest.raises(CorruptLog, match=f"record {base}: it does not follow the record before it"):
+        list(reader.scan(0, FOREVER, complete=False))
+    assert offsets(list(reader.scan(base, base + 3, complete=True))) == [base, base + 1, base + 2]
+
+
 def test_a_scan_tells_a_loss_from_the_end() -> None:
     disk, reader, records = read_log()
     last = records[-1]
@@ -132,6 +166,8 @@ def test_a_scan_tells_a_loss_from_the_end() -> None:
         list(reader.scan(0, COUNT + 1, complete=True))
     change(disk, last.base, last.at, b"torn")
     assert offsets(list(reader.scan(0, FOREVER, complete=False))) == list(range(COUNT - 1))
+    change(disk, records[-5].base, records[-5].at, b"torn")  # the first of its group: what follows tells nothing of it
+    assert offsets(list(reader.scan(0, FOREVER, complete=False))) == list(range(COUNT - 5))
     change(disk, records[-9].base, records[-9].at, b"lost")  # what follows tells that it was synced
     with pytest.raises(CorruptLog) as caught:
         list(reader.scan(0, FOREVER, complete=False))
@@ -163,10 +199,15 @@ def test_what_was_written_while_its_end_was_judged_is_read_once_more(monkeypatch
 
 
 def test_a_record_is_found_by_its_offset_and_any_place_before() -> None:
-    _, reader, records = read_log()
+    disk, reader, records = read_log()
     for offset in (0, 7, COUNT - 1):
         for place in (None, records[offset].place, records[max(0, offset - 3)].place, records[-1].place):
-            assert reader.find(offset, place).at == records[offset].at
+            assert reader.find(offset, place).place == records[offset].place
+    assert reader.find(7, Place(7, 0, records[3].at)).place == records[7].place  # another record stands there
+    last = records[-1]
+    cut(disk, last.base, last.end)
+    with pytest.raises(BeyondLog):
+        reader.find(COUNT, Place(COUNT, last.base, last.end))
     with pytest.raises(BeyondLog, match=f"record {COUNT} is not in the log"):
         reader.find(COUNT)
 
@@ -183,18 +224,18 @@ def dead(queue: int, sequence: int, count: int) -> DeadLettered:
     return DeadLettered(9, 0, 5, (), 10, DeadReason.REJECTED, 1, "", queue, sequence, refs)
 
 
-def log_of(*events: Event) -> tuple[Reader, list[Record]]:
+def log_of(*events: Event, payload_bytes: int = 30_000) -> tuple[SimulatedDisk, Reader, list[Record]]:
     disk = SimulatedDisk()
     log = new_log(disk, segment_bytes=1 << 20)
     for one in events:
-        log.append(one, TIME_US, [bytes(30_000)])
+        log.append(one, TIME_US, [bytes(payload_bytes)])
     write(log)
     reader = Reader(disk, LOG_ID)
-    return reader, list(reader.scan(0, len(events), complete=True))
+    return disk, reader, list(reader.scan(0, len(events), complete=True))
 
 
 def test_which_record_gave_a_message_its_sequence() -> None:
-    _, records = log_of(published(1, 0, 10, 3), dead(2, 5, 2), acked(10))
+    _, _, records = log_of(published(1, 0, 10, 3), dead(2, 5, 2), acked(10))
     for record, queue, sequences in ((records[0], 1, range(10, 13)), (records[1], 2, range(5, 7)), (records[2], 1, ())):
         for sequence in range(15):
             assert made_ready(record, queue, 0, sequence) == (sequence in sequences)
@@ -205,7 +246,7 @@ def test_which_record_gave_a_message_its_sequence() -> None:
 def test_a_message_is_found_within_the_distance_of_two_places() -> None:
     """Each record has 30 KB: three of them begin within 64 KiB."""
     events = [published(2, 0, 1, 1), published(1, 0, 1, 1), published(1, 0, 2, 2), published(1, 0, 4, 1)]
-    reader, records = log_of(*events)
+    _, reader, records = log_of(*events)
     place = records[0].place
     assert [reader.find_sequence(place, 1, 0, sequence).offset for sequence in (1, 2, 3)] == [1, 2, 2]
     assert reader.find_sequence(records[1].place, 1, 0, 4).offset == 3
@@ -213,3 +254,17 @@ def test_a_message_is_found_within_the_distance_of_two_places() -> None:
     for sequence, end in ((5, FOREVER), (3, 2), (0, FOREVER)):
         with pytest.raises(BeyondLog, match=f"message {sequence} of queue 1, lane 0"):
             reader.find_sequence(place, 1, 0, sequence, end)
+
+
+def test_a_message_is_found_whether_one_read_gives_many_records_or_one() -> None:
+    events = [published(1, 0, sequence, 1) for sequence in (1, 2, 3)]
+    for payload_bytes in (10, 40_000):
+        disk, reader, records = log_of(*events, payload_bytes=payload_bytes)
+        place = records[0].place
+        assert reader.find_sequence(place, 1, 0, 2).place == records[1].place
+        for sequence, end in ((2, 1), (3, 2)):
+            with pytest.raises(BeyondLog):
+                reader.find_sequence(place, 1, 0, sequence, end)
+        change(disk, 0, records[1].at, b"lost")
+        with pytest.raises(CorruptLog, match="record 1: no record header"):
+            reader.find_sequence(place, 1, 0, 3, 3)
