@@ -18,7 +18,9 @@ from tests.log.building import (
     write,
 )
 from tests.sim.disk import SimulatedDisk
-from vibemq.events import SegmentSealed
+from vibemq.errors import FormatUnsupported
+from vibemq.events import SegmentSealed, Tag, decode
+from vibemq.log import frame
 from vibemq.log import verify as verifying
 from vibemq.log.disk import AnyFile
 from vibemq.log.frame import HEADER_BYTES
@@ -38,6 +40,12 @@ def test_a_sound_log_is_counted() -> None:
     size = sum(record.stored_bytes for record in records) + SEGMENT_HEADER_BYTES * len(bases)
     assert report == Report(segments=len(bases), records=COUNT, bytes=size)
     assert seen == [(number, len(bases)) for number in range(1, len(bases) + 1)]
+
+
+def test_a_log_without_records() -> None:
+    disk = SimulatedDisk()
+    new_log(disk)
+    assert verify(disk, LOG_ID) == Report(segments=1, bytes=SEGMENT_HEADER_BYTES)
 
 
 def test_no_segment_at_all() -> None:
@@ -78,6 +86,33 @@ def test_a_segment_that_does_not_follow_the_one_before() -> None:
     assert problems(disk) == [Problem(segment_name(base), 0, base - 1, text)]
 
 
+def test_a_segment_whose_records_do_not_follow_its_header() -> None:
+    disk, bases, records = full_log()
+    base = bases[1]
+    other = SimulatedDisk()
+    log = new_log(other)
+    for number in range(1, COUNT + 1):  # another history: the same records, published a little later
+        log.append(event(number), TIME_US + number + 1, [b"payload" * (number % 7)])
+    write(log)
+    header = read_header(disk, base, LOG_ID)
+    disk.overwrite(segment_name(base), other.contents()[segment_name(base)])
+    change(disk, base, 0, header.pack())
+    report = verify(disk, LOG_ID)
+    text = "it does not follow the record before it"
+    assert report.problems[0] == Problem(segment_name(base), records[base].at, base, text)
+    assert report.records == COUNT - 1
+
+
+def test_a_byte_too_many_between_two_records() -> None:
+    disk, bases, records = full_log()
+    name, victim = segment_name(bases[1]), records[bases[1] + 3]
+    data = disk.contents()[name]
+    disk.overwrite(name, data[: victim.at] + b"?" + data[victim.at :])
+    report = verify(disk, LOG_ID)
+    assert report.problems == [Problem(name, victim.at, victim.offset, "no record header")]
+    assert report.records == COUNT
+
+
 def test_a_damaged_record_and_all_that_is_whole_behind_it() -> None:
     disk, bases, records = full_log()
     for offset in (bases[1] + 3, COUNT - 9):  # the second one: what follows tells that it was synced
@@ -89,8 +124,8 @@ def test_a_damaged_record_and_all_that_is_whole_behind_it() -> None:
         assert report.problems == [Problem(segment_name(victim.base), victim.at, offset, text)]
         assert (report.records, report.segments, report.torn_bytes) == (COUNT - 1, len(bases), 0)
     victims = [records[bases[1] + 3], records[bases[1] + 4], records[bases[1] + 7]]
-    for victim in victims:
-        flip(disk, victim.base, victim.at + 70)
+    for victim, at in zip(victims, (70, HEADER_BYTES, 70), strict=True):
+        flip(disk, victim.base, victim.at + at)
     found = problems(disk)
     assert [(one.position, one.offset) for one in found] == [(one.at, one.offset) for one in (victims[0], victims[2])]
     assert verify(disk, LOG_ID).records == COUNT - 3
@@ -98,7 +133,7 @@ def test_a_damaged_record_and_all_that_is_whole_behind_it() -> None:
 
 def test_whole_records_behind_damage_are_found_across_the_ends_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     disk, bases, records = full_log()
-    victim = records[bases[1] + 3]
+    victim = next(one for one in records[bases[1] :] if one.stored_bytes % 4 == 0)
     flip(disk, victim.base, victim.at + 70)
     for read_bytes in range(HEADER_BYTES, 2 * HEADER_BYTES + 3):
         monkeypatch.setattr(verifying, "READ_BYTES", read_bytes)
@@ -136,6 +171,13 @@ def test_a_last_segment_that_was_only_begun() -> None:
     cut(disk, last.base, last.at)  # it was begun, so all before it was synced
     text = f"the log ends here, but everything before record {COUNT} is known to have been synced"
     assert problems(disk) == [Problem(segment_name(bases[-1]), last.at, COUNT - 1, text)]
+
+
+def test_an_only_segment_that_was_only_begun() -> None:
+    disk = SimulatedDisk()
+    disk.create(segment_name(7))
+    text = "the log ends here, but everything before record 7 is known to have been synced"
+    assert problems(disk) == [Problem(segment_name(0), 0, 0, text)]
 
 
 def test_what_was_written_while_its_end_was_judged_is_read_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,3 +250,30 @@ def test_a_seal_of_a_damaged_or_changed_segment() -> None:
         write(log)
         report = verify(other, LOG_ID)
         assert (report.problems, report.seals) == ([Problem(segment_name(0), 0, 0, text)], 0)
+
+
+def test_a_seal_that_a_later_version_wrote() -> None:
+    disk = sealed_log()
+    records = recovered(disk.copy())[2]
+    last = records[-1]
+    assert last.tag == Tag.SEGMENT_SEALED
+    head, _ = frame.pack(
+        LOG_ID,
+        last.offset,
+        last.time_us,
+        last.synced,
+        last.link,
+        last.tag,
+        2,
+        bytes(last.facts),
+        0,
+        last.payload_checksum,
+    )
+    change(disk, last.base, last.at, head)
+    with pytest.raises(FormatUnsupported) as caught:
+        decode(last.tag, 2, last.facts)
+    found = Problem(segment_name(last.base), last.at, last.offset, str(caught.value))
+    assert problems(disk) == [found]
+    first = next(one for one in records if one.base == last.base)
+    flip(disk, first.base, first.at)
+    assert problems(disk)[1:] == [found]
