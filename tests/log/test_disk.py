@@ -3,12 +3,15 @@
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.sim.disk import SECTOR_BYTES, SimulatedDisk
 from vibemq.errors import DataFolderLocked
+from vibemq.log import disk as disk_module
 from vibemq.log.disk import AnyDisk, Disk
 
 MakeDisk = Callable[[Path], AnyDisk]
@@ -87,8 +90,66 @@ def test_a_real_disk_that_takes_no_bytes_is_an_error(tmp_path: Path, monkeypatch
     file = disk.create("a")
     monkeypatch.setattr(os, "pwritev", lambda *_: 0)
     monkeypatch.setattr(os, "pwrite", lambda *_: 0)
-    with pytest.raises(OSError, match="took no bytes"):
+    with pytest.raises(OSError, match="took no bytes") as caught:
         file.pwrite([b"x"], 0)
+    assert caught.value.errno == errno.EIO
+    file.close()
+
+
+PARTS: tuple[bytes | bytearray | memoryview, ...] = (
+    b"one",
+    bytearray(b"two"),
+    memoryview(b"three"),
+    b"",
+    b"4",
+    b"five",
+)
+"""More than a few, so that they are joined before they are written."""
+
+
+@pytest.mark.parametrize("join_bytes_max", [0, 1 << 20])
+def test_short_writes_and_reads_are_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, join_bytes_max: int
+) -> None:
+    pwritev, pwrite, pread = os.pwritev, os.pwrite, os.pread
+    monkeypatch.setattr(disk_module, "JOIN_BYTES_MAX", join_bytes_max)
+    monkeypatch.setattr(disk_module, "IOV_MAX", 3)
+    whole, file = b"".join(PARTS), Disk(tmp_path).create("a")
+    for short in (False, True):
+        if short:
+            monkeypatch.setattr(os, "pwritev", lambda fd, parts, at: pwritev(fd, [bytes(parts[0])[:2]], at))
+            monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[: (len(data) + 1) // 2], at))
+            monkeypatch.setattr(os, "pread", lambda fd, length, at: pread(fd, (length + 1) // 2, at))
+        file.truncate(0)
+        file.pwrite(PARTS, 5)
+        file.pwrite([b"XY", memoryview(b"Z")], 1)
+        assert file.pread(100, 0) == b"\0XYZ\0" + whole
+        assert [file.pread(length, 5) for length in range(9)] == [whole[:length] for length in range(9)]
+    file.close()
+
+
+@pytest.mark.parametrize("missing", [(), ("posix_fallocate", "fdatasync")])
+def test_a_system_with_and_without_calls_for_room_and_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: tuple[str, ...]
+) -> None:
+    calls: list[str] = []
+
+    def call(name: str, real: Callable[..., object], *arguments: object) -> object:
+        calls.append(name)
+        return real(*arguments)
+
+    for name in ("posix_fallocate", "fdatasync", "fsync", "pwrite"):
+        if name in missing:
+            monkeypatch.delattr(os, name)
+        else:
+            monkeypatch.setattr(os, name, partial(call, name, getattr(os, name)))
+    file = Disk(tmp_path).create("a")
+    file.pwrite([b"text"], 0)
+    for length in (10, 0, 7):
+        file.allocate(length)
+        assert file.pread(100, 0) == b"text" + bytes(6)
+    file.fdatasync()
+    assert calls == (["pwrite", "fsync"] if missing else ["posix_fallocate", "posix_fallocate", "fdatasync"])
     file.close()
 
 
@@ -202,8 +263,9 @@ def test_names_are_synced_with_their_folder(tmp_path: Path, monkeypatch: pytest.
     disk.make_folder("log")  # it is there: its name was synced
     disk.sync_directory("log")
     disk.write_small("log/small", b"text")
+    disk.write_small("small", b"text")
     names = {path.stat().st_ino: path.name for path in (tmp_path, tmp_path / "data", tmp_path / "data" / "log")}
-    assert [names.get(inode) for inode in synced] == [tmp_path.name, "data", "log", "log"]
+    assert [names.get(inode) for inode in synced] == [tmp_path.name, "data", "log", "log", "data"]
     assert disk.list("log") == ["small"]
 
 
@@ -214,9 +276,10 @@ def test_the_lock_names_its_owner_and_nothing_of_the_one_before(tmp_path: Path) 
     assert (tmp_path / "LOCK").read_text() == f"{os.getpid()}\n"
     with pytest.raises(DataFolderLocked, match=f"in use by process {os.getpid()}; stop that broker"):
         other.lock()
-    (tmp_path / "LOCK").write_text("")
-    with pytest.raises(DataFolderLocked, match="in use by process unknown"):
-        other.lock()
+    for content, owner in ((b"", "unknown"), (b"\xff", "\ufffd")):
+        (tmp_path / "LOCK").write_bytes(content)
+        with pytest.raises(DataFolderLocked, match=f"in use by process {owner};"):
+            other.lock()
     disk.unlock()
     other.lock()
     other.unlock()
@@ -232,3 +295,28 @@ def test_a_folder_is_removed_with_all_that_is_in_it_and_a_link_to_one_alone(tmp_
         disk.remove_folder(name)
         assert not disk.exists(name)
     assert (tmp_path / "elsewhere" / "file").exists()
+
+
+def test_a_folder_that_was_not_locked_is_given_back_without_closing_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", closed.append)
+        Disk(tmp_path).unlock()
+    assert closed == []
+
+
+def test_a_folder_that_another_process_makes_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    answers = iter([False])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "is_dir", lambda _: next(answers, True))
+        Disk(tmp_path / "data").make_folder()
+    assert list(answers) == []
+
+
+def test_free_bytes_are_those_of_this_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = SimpleNamespace(f_bavail=3, f_frsize=4096, f_bfree=5, f_bsize=512)
+    monkeypatch.setattr(os, "statvfs", lambda _: facts)
+    assert Disk(tmp_path).free_bytes() == 3 * 4096
