@@ -1,8 +1,10 @@
 """The index finds every record and every sequence, and when it is damaged it is only rebuilt."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from subprocess import CompletedProcess
 
 import lmdb
 import pytest
@@ -191,6 +193,7 @@ def test_a_memory_index_keeps_over_a_crash_what_was_committed(disk: Disk) -> Non
     filler.fill(100)
     found = index.after_crash(log)
     assert (found.mark, found.rebuilt) == (mark, "")
+    assert found.overlay.before(1 << 60) == index.overlay.before(mark.offset)
     for record in log.scan(mark.offset):
         found.note(record.offset, record.time_us, record.base, record.at, record.event)
     filler.check(found, 3)
@@ -227,7 +230,8 @@ def test_an_index_of_another_log_or_history_is_rebuilt(disk: Disk, tmp_path: Pat
     data = (tmp_path / "index" / "data.mdb").read_bytes()
     assert rebuilt(disk, log, filler) == ""
     log.id += 1
-    assert "another log" in open_index_reason(disk, log)
+    damaged = "it is damaged, or of another log: an entry of table places is damaged"
+    assert open_index_reason(disk, log) == damaged
     log.id -= 1
     (tmp_path / "index" / "data.mdb").write_bytes(data)
     record = log.read(log.written - 1)
@@ -334,6 +338,9 @@ def test_no_room_for_the_index_is_no_disaster(disk: Disk) -> None:
     index.close()
     assert lmdb.version()[:2] == (0, 9)
     assert index.sealed == (0, NO_SEAL)
+    index = open_index(disk, log)  # with more room, from the next start on
+    assert index.commit(log.synced_mark, {"big": (0, bytes(2 << 20))}, start=0)
+    index.close()
 
 
 def test_a_sequence_that_the_log_does_not_hold_is_told(disk: Disk) -> None:
@@ -341,6 +348,63 @@ def test_a_sequence_that_the_log_does_not_hold_is_told(disk: Disk) -> None:
     Filler(log, MemoryIndex()).fill(50)
     with pytest.raises(BeyondLog):
         log.find_sequence(Place(0, 0, 64), 1, 0, 10_000)
+
+
+def test_an_index_of_a_log_that_does_not_begin_with_zero_and_has_no_records(disk: Disk) -> None:
+    log = Log.open(disk, new_log_id=lambda: LOG_ID, start=7)
+    log.recover()
+    assert [open_index_reason(disk, log) for _ in range(2)] == ["there was none", ""]
+
+
+def test_the_index_is_for_its_owner_alone(disk: Disk, tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        open_index(disk, ready_log(disk)).close()
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "index").iterdir()}
+    assert modes == {"data.mdb": 0o600, "lock.mdb": 0o600}
+
+
+def test_an_index_that_cannot_be_opened(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise lmdb.DiskError("no")
+
+    monkeypatch.setattr(lmdb, "open", refuse)
+    with pytest.raises(StorageError, match=rf"the index in {tmp_path}/index cannot be opened: no; remove that folder"):
+        open_index(disk, ready_log(disk))
+
+
+@pytest.mark.parametrize(
+    ("code", "stderr", "why", "says"),
+    [
+        (-11, "", "it is damaged: reading it ended with signal 11", "exit -11"),
+        (3, "", "it is damaged, or of another log: 3", "exit 3"),
+        (1, "first\n\ufffd last\n", "it is damaged, or of another log: \ufffd last", "\ufffd last"),
+    ],
+)
+def test_why_the_reading_process_failed(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch, code: int, stderr: str, why: str, says: str
+) -> None:
+    log, _ = stored_index(disk)
+
+    def run(*_: object, text: bool = False, **__: object) -> CompletedProcess[str] | CompletedProcess[bytes]:
+        if text:
+            return CompletedProcess((), code, "", stderr)
+        return CompletedProcess((), code, b"", stderr.encode().replace("\ufffd".encode(), b"\xff"))
+
+    monkeypatch.setattr("subprocess.run", run)
+    with pytest.raises(StorageError, match=f"^the index cannot be read: {says}$"):
+        read_saved(disk, LOG_ID)
+    assert open_index_reason(disk, log) == why
+
+
+def test_reading_an_index_takes_only_so_long(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, _ = stored_index(disk)
+    monkeypatch.setattr("vibemq.log.index.CHECK_TIMEOUT_S", 0)
+    with pytest.raises(StorageError, match=r"^the index cannot be read: it took more than 0 s$"):
+        read_saved(disk, LOG_ID)
+    assert open_index_reason(disk, log) == "reading it took more than 0 s"
 
 
 # -- what is saved, and reading it beside a broker

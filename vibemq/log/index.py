@@ -495,13 +495,17 @@ def read_saved(disk: AnyDisk, log_id: int) -> Saved | None:
     It is read in a process of its own, which may die of damaged pages.
 
     Raises:
-        StorageError: the index is damaged or of another log. Nothing is lost with it: the next start builds it anew.
+        StorageError: the index is damaged, of another log, or not read in ten minutes. Nothing is lost with it: the
+            next start builds it anew.
     """
     path = f"{disk.path}/{FOLDER}"
     if not disk.exists(f"{FOLDER}/data.mdb"):
         return None
     command = [sys.executable, "-I", "-c", _READ, path, "meta", "parts"]
-    done = subprocess.run(command, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False)  # noqa: S603
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=CHECK_TIMEOUT_S, check=False)  # noqa: S603
+    except subprocess.TimeoutExpired:
+        raise StorageError(f"the index cannot be read: it took more than {CHECK_TIMEOUT_S} s") from None
     if done.returncode:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
         raise StorageError(f"the index cannot be read: {lines[-1] if lines else f'exit {done.returncode}'}")
