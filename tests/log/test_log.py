@@ -6,6 +6,7 @@ import pytest
 
 from tests.log.building import (
     COUNT,
+    LOG_ID,
     SEGMENT_BYTES,
     TIME_US,
     change,
@@ -20,7 +21,8 @@ from tests.sim.disk import SimulatedDisk
 from vibemq.errors import BeyondLog, CorruptLog, UsageError, WriteFailed
 from vibemq.log.disk import Disk
 from vibemq.log.frame import Mark, Place
-from vibemq.log.log import Log
+from vibemq.log.log import Group, Log
+from vibemq.log.segment import SegmentHeader, read_header
 
 
 def half_done() -> Log:
@@ -48,6 +50,31 @@ def test_nothing_is_read_that_does_not_count_as_written() -> None:
             refused()
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_progress_counts_segments(read_only: bool) -> None:
+    disk, bases, _ = full_log()
+    seen: list[tuple[int, int]] = []
+    log = Log.open(
+        disk,
+        new_log_id=lambda: 0,
+        segment_bytes=SEGMENT_BYTES,
+        read_only=read_only,
+        progress=lambda done, total: seen.append((done, total)),
+    )
+    log.recover()
+    assert seen == [(number, len(bases)) for number in range(1, len(bases) + 1)]
+
+
+def test_a_log_is_created_and_refused_as_asked() -> None:
+    disk = SimulatedDisk()
+    with pytest.raises(UsageError, match="segments of 4095 bytes are too small; the least is 4096"):
+        open_log(disk, segment_bytes=4095)
+    with pytest.raises(UsageError, match="there is no log in simulated"):
+        Log.open(disk, new_log_id=lambda: LOG_ID, read_only=True)
+    open_log(disk, segment_bytes=4096)
+    assert read_header(disk, 0, LOG_ID) == SegmentHeader(LOG_ID, 0, 0, 0, 0)
+
+
 def test_a_writer_knows_what_must_be_there() -> None:
     disk, _, records = full_log()
     log, _, _ = recovered(disk)
@@ -70,10 +97,18 @@ def test_the_index_shortens_the_way_to_a_record() -> None:
 
     log.use_index(locate)
     assert log.read(COUNT - 2).at == records[COUNT - 2].at
+    assert log.read(COUNT - 3, records[COUNT - 3].place).at == records[COUNT - 3].at  # it is known already
     assert asked == [COUNT - 2]
 
 
-@pytest.mark.parametrize("operation", ["pwrite", "fdatasync", "allocate"])
+FAILED = {
+    "pwrite": "writing the log failed",
+    "fdatasync": "writing the log failed",
+    "allocate": "taking room on the disk failed",
+}
+
+
+@pytest.mark.parametrize("operation", FAILED)
 def test_a_failure_says_what_is_sure(operation: str) -> None:
     disk = SimulatedDisk()
     log = new_log(disk)
@@ -83,14 +118,27 @@ def test_a_failure_says_what_is_sure(operation: str) -> None:
         fill(log, COUNT)
     assert f"nothing after record {log.synced - 1} is known to be on the disk" in str(caught.value)
     assert str(caught.value) == log.failure
-    with pytest.raises(WriteFailed) as again:
-        log.append(event(1), TIME_US)
-    assert str(again.value) == log.failure
+    assert log.failure.startswith(f"{FAILED[operation]}: ")
+    mark = Mark(log.next_offset, log.last_base, log.last_at, 0)
+    group = Group([], 0, mark)
+    for refused in (lambda: log.append(event(1), TIME_US), lambda: log.write_group(group, sync=True)):
+        with pytest.raises(WriteFailed) as again:
+            refused()
+        assert str(again.value) == log.failure
     calls = dict(disk.calls)
     log.prepare()
     with pytest.raises(WriteFailed):
         log.sync()
     assert disk.calls == calls
+
+
+def test_a_sync_that_fails_says_so() -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    fill(log, 10)
+    disk.fail("fdatasync")
+    with pytest.raises(WriteFailed, match=r"syncing the log failed: .*; nothing after record 9 is known"):
+        log.sync()
 
 
 def test_a_log_that_was_not_recovered_takes_no_room() -> None:
@@ -113,6 +161,7 @@ def test_positions_move_with_groups_and_syncs() -> None:
     group = log.take_group()
     assert group is not None
     assert (log.buffered_bytes, log.take_group()) == (0, None)
+    assert group.bytes == sum(len(part) for chunk in group.chunks for part in chunk.parts) > size
     log.write_group(group, sync=False)
     log.group_done(group, synced=False)
     assert (log.written, log.synced, log.mark.offset, log.synced_mark.offset) == (2, 0, 2, 0)
