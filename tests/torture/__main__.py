@@ -1,6 +1,6 @@
 """`make torture`: the long counts of every promise, and a report of what ran.
 
-    python -m tests.torture [--minutes 60] [--jobs 2] [--seed N] [--report docs/reliability.md] [PROMISE ...]
+    python -m tests.torture [--minutes 60] [--jobs 2] [--seed N] [--report FILE] [--kept FILE] [PROMISE ...]
 
 The sources of the promises (tests/torture/promises.py) take turns, `--jobs` of them at a time, and each stops when its
 count is reached. What the tests are told, in the environment (tests/counting.py):
@@ -10,7 +10,8 @@ count is reached. What the tests are told, in the environment (tests/counting.py
     VIBEMQ_TORTURE_SECONDS    after which a test begins no new round
     VIBEMQ_TORTURE_REPORT     where each test writes what it did
 
-One run makes one report: its numbers are those of this run and of nothing else. Ctrl-C ends a run, which then reports
+One run makes one report: its numbers are those of this run and of nothing else, or with --kept of all runs that the
+file keeps, of which this becomes the last. Ctrl-C ends a run, which then reports
 what it has done by then. Progress goes to stderr, the table to stdout. The exit code is 1 when anything failed.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from tests.torture.kept import load, save
 from tests.torture.promises import PROMISES, Promise
 from tests.torture.report import Run, as_page, as_table
 from tests.torture.schedule import Schedule
@@ -112,6 +114,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="tests at a time (one a processor)")
     parser.add_argument("--seed", type=int, help="where seeds begin")
     parser.add_argument("--report", type=Path, default=ROOT / "docs" / "reliability.md", help="docs/reliability.md")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="add this run to FILE, and report all that it keeps")
     parser.add_argument("promise", nargs="*", help="G1 ... G18; all of them unless named")
     asked = parser.parse_args()
     if unknown := sorted(set(asked.promise) - {promise.name for promise in PROMISES}):
@@ -120,7 +123,11 @@ def main() -> int:
     seed = int(time.time()) * 1000 if asked.seed is None else asked.seed
     run = with_progress(wanted, asked.minutes, seed, max(1, asked.jobs))
     sys.stdout.write(as_table(run))
-    asked.report.write_text(as_page(run))
+    runs = [run]
+    if asked.kept is not None:
+        runs = [*load(asked.kept), run]
+        save(asked.kept, runs)
+    asked.report.write_text(as_page(*runs))
     return 1 if any(outcome.failures for outcome in run.outcomes.values()) else 0
 
 

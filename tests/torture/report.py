@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from tests.planted.table import ELSEWHERE, TABLE
-from tests.torture.promises import Promise, Source
+from tests.torture.promises import PROMISES, Promise, Source
 
 
 class Figure(NamedTuple):
@@ -51,34 +51,45 @@ class Run(NamedTuple):
     interrupted: bool = False
 
 
+def together(runs: Sequence[Run]) -> tuple[list[Promise], dict[str, Outcome]]:
+    """The promises of some runs, and what came of their sources in all of them."""
+    outcomes: dict[str, Outcome] = {}
+    for run in runs:
+        for key, outcome in run.outcomes.items():
+            outcomes[key] = outcomes.get(key, Outcome(outcome.source)).plus(outcome)
+    return [promise for promise in PROMISES if any(promise in run.promises for run in runs)], outcomes
+
+
 HEAD = ("#", "Promise", "Counted", "Wanted", "Ran", "Failures")
 
 
-def rows(run: Run) -> Iterator[tuple[str, ...]]:
+def rows(runs: Sequence[Run]) -> Iterator[tuple[str, ...]]:
     """The lines of the table: one for each source of each promise."""
-    for promise in run.promises:
+    promises, outcomes = together(runs)
+    for promise in promises:
         name, text = promise.name, promise.text
         if not promise.sources:
             yield name, text, promise.why_not, "", "", ""
         for source in promise.sources:
-            outcome = run.outcomes[source.key]
+            outcome = outcomes.get(source.key, Outcome(source))
             yield name, text, source.unit, f"{source.torture:,}", f"{outcome.rounds:,}", str(outcome.failures)
             name = text = ""
 
 
 def as_table(run: Run) -> str:
     """For a terminal."""
-    lines = [HEAD, *rows(run)]
+    lines = [HEAD, *rows([run])]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEAD))]
     return "".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n" for line in lines
     )
 
 
-def figures(run: Run) -> Iterator[Figure]:
+def figures(runs: Sequence[Run]) -> Iterator[Figure]:
     """What was measured, by promise."""
-    measured = [figure for outcome in run.outcomes.values() for figure in outcome.figures]
-    for promise in run.promises:
+    promises, outcomes = together(runs)
+    measured = [figure for outcome in outcomes.values() for figure in outcome.figures]
+    for promise in promises:
         yield from (figure for figure in measured if figure.promise == promise.name)
 
 
@@ -86,27 +97,38 @@ def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *lines])
 
 
-def as_page(run: Run) -> str:
-    """docs/reliability.md."""
+def _facts(run: Run) -> str:
+    """When and how a run was made."""
     began = datetime.fromtimestamp(run.began, UTC).strftime("%Y-%m-%d %H:%M UTC")
     end = ", interrupted" if run.interrupted else ""
     failures = sum(outcome.failures for outcome in run.outcomes.values())
+    of = (
+        "" if len(run.promises) == len(PROMISES) else f"\n    promises    {', '.join(one.name for one in run.promises)}"
+    )
+    return f"""\
+    begun       {began}
+    commit      {run.commit}
+    took        {run.seconds / 60:.0f} minutes of a budget of {run.minutes:g}, {run.jobs} tests at a time{end}
+    seed        {run.seed}{of}
+    failures    {failures}
+"""
+
+
+def as_page(*runs: Run) -> str:
+    """docs/reliability.md: what came of these runs together."""
+    how_many = "one run" if len(runs) == 1 else f"these {len(runs)} runs"
     bugs = [
         (name.replace("_", " "), f"`{test}`")
         for name, test in [*((planted.name, _path_of(planted.caught_by)) for planted in TABLE), *ELSEWHERE]
     ]
     return f"""# Reliability: what was run, and what came of it
 
-Written by `make torture`, not by hand: the numbers below are those of one run and of nothing else.
+Written by `make torture`, not by hand: the numbers below are those of {how_many} and of nothing else.
 
-    begun       {began}
-    commit      {run.commit}
-    took        {run.seconds / 60:.0f} minutes of a budget of {run.minutes:g}, {run.jobs} tests at a time{end}
-    seed        {run.seed}
-    on          Python {platform.python_version()}, {platform.system()} {platform.release()}, {platform.machine()}
-    failures    {failures}
+{chr(10).join(map(_facts, runs))}
+On Python {platform.python_version()}, {platform.system()} {platform.release()}, {platform.machine()}.
 
-{_markdown(HEAD, rows(run))}
+{_markdown(HEAD, rows(runs))}
 
 Tests that stand for several promises ran once. Where fewer ran than were wanted, the budget was used up; run it longer
 with `make torture ARGS="--minutes 600"`. A failure prints how to run its seed again.
@@ -116,7 +138,7 @@ with `make torture ARGS="--minutes 600"`. A failure prints how to run its seed a
 Latencies are the median, the 99th percentile and the highest of what another client saw. They were measured while other
 tests of the run had their share of the machine, so compare them with each other.
 
-{_markdown(("#", "What", "Figure"), figures(run))}
+{_markdown(("#", "What", "Figure"), figures(runs))}
 
 ## Bugs that were planted
 

@@ -1,6 +1,9 @@
 """The report says what ran and nothing else."""
 
+from pathlib import Path
+
 from tests.planted.table import TABLE
+from tests.torture.kept import load, save
 from tests.torture.promises import PROMISES, Promise
 from tests.torture.report import Figure, Outcome, Run, as_page, as_table
 
@@ -34,6 +37,19 @@ def test_failures_interruptions_and_figures_are_shown() -> None:
     assert "2 tests at a time, interrupted\n" in page
     assert "| G5 | length of a tail | 3 m |" in page
     assert "nobody's" not in page
+
+
+def test_runs_that_are_kept_are_told_of_together(tmp_path: Path) -> None:
+    first, second = run_of([PROMISES[4]], 7, 3, interrupted=True), run_of(list(PROMISES), 1000, 0)
+    assert load(tmp_path / "runs.json") == []
+    save(tmp_path / "runs.json", [first, second])
+    assert load(tmp_path / "runs.json") == [first, second]
+    page = as_page(first, second)
+    assert "these 2 runs" in page
+    assert "| cuts | 65,536 | 1,007 | 3 |" in page
+    assert "| kills | 1,000 | 1,000 | 0 |" in page
+    assert page.count("2023-11-14 22:13 UTC") == 2
+    assert "promises    G5\n" in page
 
 
 def test_turns_of_a_source_add_up() -> None:
