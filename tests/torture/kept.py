@@ -1,4 +1,4 @@
-"""Runs in a file, so that a page can tell of several: a long count in parts, or one that goes on after an interruption."""
+"""Runs in a file, so that a page can tell of several: a long count in parts, or one that was interrupted."""
 
 import json
 from collections.abc import Sequence
