@@ -102,9 +102,8 @@ def _facts(run: Run) -> str:
     began = datetime.fromtimestamp(run.began, UTC).strftime("%Y-%m-%d %H:%M UTC")
     end = ", interrupted" if run.interrupted else ""
     failures = sum(outcome.failures for outcome in run.outcomes.values())
-    of = (
-        "" if len(run.promises) == len(PROMISES) else f"\n    promises    {', '.join(one.name for one in run.promises)}"
-    )
+    names = ", ".join(promise.name for promise in run.promises)
+    of = "" if len(run.promises) == len(PROMISES) else f"\n    promises    {names}"
     return f"""\
     begun       {began}
     commit      {run.commit}
