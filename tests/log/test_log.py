@@ -1,5 +1,6 @@
 """What the log says of itself: positions, places, and how far it may be read."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,19 +11,22 @@ from tests.log.building import (
     SEGMENT_BYTES,
     TIME_US,
     change,
+    cut,
     event,
     fill,
     full_log,
     new_log,
     open_log,
     recovered,
+    write,
 )
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import BeyondLog, CorruptLog, UsageError, WriteFailed
 from vibemq.log.disk import Disk
 from vibemq.log.frame import Mark, Place
 from vibemq.log.log import Group, Log
-from vibemq.log.segment import SegmentHeader, read_header
+from vibemq.log.segment import SEGMENT_HEADER_BYTES, SegmentHeader, list_bases, read_header
+from vibemq.log.verify import verify
 
 
 def half_done() -> Log:
@@ -51,18 +55,18 @@ def test_nothing_is_read_that_does_not_count_as_written() -> None:
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-def test_progress_counts_segments(read_only: bool) -> None:
-    disk, bases, _ = full_log()
-    seen: list[tuple[int, int]] = []
-    log = Log.open(
-        disk,
-        new_log_id=lambda: 0,
-        segment_bytes=SEGMENT_BYTES,
-        read_only=read_only,
-        progress=lambda done, total: seen.append((done, total)),
-    )
+@pytest.mark.parametrize("start", [0, 1])
+def test_progress_counts_segments(start: int, read_only: bool) -> None:
+    disk, seen = SimulatedDisk(), list[tuple[int, int]]()
+    open_it = partial(Log.open, disk, new_log_id=lambda: LOG_ID, segment_bytes=SEGMENT_BYTES, start=start)
+    log = open_it()
     log.recover()
-    assert seen == [(number, len(bases)) for number in range(1, len(bases) + 1)]
+    fill(log, 50)
+    log.close()
+    open_it(read_only=read_only, progress=lambda *counts: seen.append(counts)).recover()
+    segments = len(list_bases(disk))
+    assert seen == [(number, segments) for number in range(1, segments + 1)]
+    assert segments > 1
 
 
 def test_a_log_is_created_and_refused_as_asked() -> None:
@@ -204,3 +208,25 @@ def test_closing_gives_back_files_room_and_lock(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="recover the log"):
         log.append(event(1), TIME_US)
     new_log(disk).close()
+
+
+def test_a_segment_is_filled_to_its_last_byte() -> None:
+    log = new_log(SimulatedDisk())
+    log.append(event(1), TIME_US)
+    left = SEGMENT_BYTES - SEGMENT_HEADER_BYTES - 2 * log.buffered_bytes
+    log.append(event(2), TIME_US, [bytes(left)])
+    assert log.last_base == 0
+    log.append(event(3), TIME_US)
+    assert log.last_base == 2
+
+
+def test_a_record_longer_than_a_segment_goes_into_one_that_is_empty() -> None:
+    disk, bases, _ = full_log()
+    cut(disk, bases[-1], SEGMENT_HEADER_BYTES)
+    log, _, _ = recovered(disk)
+    log.append(event(1), TIME_US, [bytes(3 * SEGMENT_BYTES)])
+    write(log)
+    assert [facts.base for facts in log.segments()] == bases
+    log.close()
+    assert verify(disk, LOG_ID).problems == []
+    assert len(recovered(disk)[2]) == bases[-1] + 1
