@@ -26,6 +26,7 @@ from vibemq.log.disk import Disk
 from vibemq.log.frame import Mark, Place
 from vibemq.log.log import Group, Log
 from vibemq.log.segment import SEGMENT_HEADER_BYTES, SegmentHeader, list_bases, read_header
+from vibemq.log.space import STEP_BYTES
 from vibemq.log.verify import verify
 
 
@@ -210,10 +211,11 @@ def test_closing_gives_back_files_room_and_lock(tmp_path: Path) -> None:
     new_log(disk).close()
 
 
-def test_a_segment_is_filled_to_its_last_byte() -> None:
-    log = new_log(SimulatedDisk())
+@pytest.mark.parametrize("segment_bytes", [SEGMENT_BYTES, STEP_BYTES + 4096])  # one has its room at once, one by and by
+def test_a_segment_is_filled_to_its_last_byte(segment_bytes: int) -> None:
+    log = new_log(SimulatedDisk(), segment_bytes=segment_bytes)
     log.append(event(1), TIME_US)
-    left = SEGMENT_BYTES - SEGMENT_HEADER_BYTES - 2 * log.buffered_bytes
+    left = segment_bytes - SEGMENT_HEADER_BYTES - 2 * log.buffered_bytes
     log.append(event(2), TIME_US, [bytes(left)])
     assert log.last_base == 0
     log.append(event(3), TIME_US)
