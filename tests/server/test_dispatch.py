@@ -254,3 +254,23 @@ def test_what_is_not_due_is_not_looked_at() -> None:
     assert len(group.waiting) == 49
     assert waiting.looked <= 2
     assert rig.replayed().digests() == rig.state.digests()
+
+
+def test_a_message_does_not_come_again_before_it_came_first() -> None:
+    """Its first delivery waits for a subscription that is not yet durable; one that was there before waits with it."""
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.subscribe(connection, 1, "q", None, 0, 0)
+    rig.broker.publish(connection, 2, "q", 0, batch_of([b"x"]))
+    rig.broker.subscribe(connection, 3, "q", None, 1, 100)
+    early, late = [event.subscription for event in rig.take_events(e.Subscribed)]
+    rig.broker.deliveries.dispatch()
+    (first,) = [effect for effect in rig.effects() if isinstance(effect, f.Delivery)]
+    assert first.subscription == late
+    rig.broker.unsubscribe(connection, 4, late)
+    rig.broker.deliveries.credit(connection, early, 1, 100, 0, wait_ms=-1)
+    rig.broker.deliveries.dispatch()
+    (again,) = [effect for effect in rig.effects() if isinstance(effect, f.Delivery)]
+    assert again.subscription == early
+    assert again.redelivered
+    assert again.after >= first.after

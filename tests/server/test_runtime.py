@@ -5,14 +5,20 @@ import logging
 import os
 import threading
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 import vibemq
+from vibemq.errors import OutOfSpace
+from vibemq.events import ClientConnected, QueueDeclared
 from vibemq.log.segment import seal_segment
 from vibemq.server import runtime as module
 from vibemq.server.clock import BrokerClock
+from vibemq.server.connection import ClientConnection
 from vibemq.server.dispatch import TURN_BYTES_MAX
+from vibemq.server.journal import NewRecord
+from vibemq.server.limits import Limits
 from vibemq.server.listeners import Listener
 from vibemq.server.runtime import Runtime
 from vibemq.server.settings import Settings
@@ -94,6 +100,103 @@ def test_a_disk_that_takes_long_holds_back_deliveries_and_not_in_memory(
             assert runtime._waiting.waiting_bytes < module.WAITING_BYTES_MAX + 2 * TURN_BYTES_MAX
             healthy.set()
             await consuming
+        listener.stop_accepting()
+        await runtime.stop("the test is over")
+        assert runtime.failure is None
+
+    asyncio.run(main())
+
+
+def test_nothing_is_appended_after_a_record_that_found_no_room(tmp_path: Path) -> None:
+    """The state holds it already: what comes next would stand at its offset, and no replay could make sense of it."""
+    taken: list[NewRecord] = []
+
+    def none_left(record: NewRecord) -> None:
+        if isinstance(record.event, QueueDeclared):
+            raise OutOfSpace("the reserve is used up")
+        taken.append(record)
+
+    async def main() -> None:
+        runtime = Runtime(Settings(data=tmp_path / "data"), "1", BrokerClock(), logging.getLogger("test"))
+        runtime.open()
+        runtime.start(lambda: None)
+        runtime.storage.append = none_left  # type: ignore[method-assign]
+        runtime.begin()
+        connection = runtime.broker.connect("c", "here", "binary", 1)
+        runtime.append()
+        runtime.broker.declare(connection, 1, "q", {})
+        runtime.append()
+        assert isinstance(runtime.failure, OutOfSpace)
+        runtime.broker.subscribe(connection, 2, "q", None, 1, 100)
+        runtime.append()
+        await runtime.stop("the test is over")
+
+    asyncio.run(main())
+    assert [type(record.event) for record in taken] == [ClientConnected]
+
+
+def test_a_client_that_reads_again_is_forgiven_what_it_left_unread(tmp_path: Path) -> None:
+    aborted: list[str] = []
+
+    class Slow:
+        number = 0
+
+        def abort(self, reason: str) -> None:
+            aborted.append(reason)
+
+    async def main() -> None:
+        settings = Settings(data=tmp_path / "data", limits=Limits(unread_bytes=1000))
+        runtime = Runtime(settings, "1", BrokerClock(), logging.getLogger("test"))
+        runtime.open()
+        runtime.start(lambda: None)
+        slow = Slow()
+        slow.number = runtime.broker.connect("c", "here", "binary", 1)
+        client = cast("ClientConnection", slow)
+        for _ in range(5):
+            runtime.unread(client, 900)
+            runtime.blocked(client, blocked=False)
+        assert not aborted
+        runtime.unread(client, 900)
+        runtime.unread(client, 900)
+        assert len(aborted) == 1
+        await runtime.stop("the test is over")
+
+    asyncio.run(main())
+
+
+def test_a_peek_shows_nothing_that_is_not_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    healthy = threading.Event()
+    healthy.set()
+    sync = os.fdatasync
+
+    def slowly(fd: int) -> None:
+        assert healthy.wait(20)
+        sync(fd)
+
+    monkeypatch.setattr("vibemq.log.disk.os.fdatasync", slowly)
+    monkeypatch.setattr(module, "LONE_EFFECTS_MAX", -1)  # the writer's thread shall wait, and not the loop
+
+    async def main() -> None:
+        runtime = Runtime(Settings(data=tmp_path / "data"), "1", BrokerClock(), logging.getLogger("test"))
+        runtime.open()
+        listener = Listener(runtime, 10)
+        _, port = await listener.start("127.0.0.1", 0)
+        runtime.start(lambda: None)
+        async with vibemq.connect(f"vibemq://127.0.0.1:{port}") as client:
+            await client.declare("q")
+            healthy.clear()
+            publishing = asyncio.ensure_future(client.publish("q", b"not yet"))
+            async with asyncio.timeout(10):
+                while runtime.broker.require_queue("q").length == 0:  # noqa: ASYNC110 - tells nobody
+                    await asyncio.sleep(0.01)
+            peeking = asyncio.ensure_future(client.peek("q"))
+            await client.ping()  # answered at once, so the peek was heard before
+            await asyncio.sleep(0.1)
+            assert not peeking.done()
+            assert not publishing.done()
+            healthy.set()
+            assert [message.body for message in await peeking] == [b"not yet"]
+            await publishing
         listener.stop_accepting()
         await runtime.stop("the test is over")
         assert runtime.failure is None

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple, Self
 
 import xxhash
 
-from vibemq.errors import BeyondLog, CorruptLog, UsageError, WriteFailed
+from vibemq.errors import BeyondLog, CorruptLog, OutOfSpace, UsageError, WriteFailed
 from vibemq.events import Event, SegmentSealed, Tag, encode
 from vibemq.log import frame
 from vibemq.log.disk import AnyDisk
@@ -234,7 +234,7 @@ class Log:
 
         Raises:
             WriteFailed: an earlier write failed; nothing is accepted any more.
-            OutOfSpace: not even the reserve has room.
+            OutOfSpace: not even the reserve has room. The log accepts nothing any more.
         """
         facts = encode(event)
         payload_bytes = 0
@@ -289,6 +289,10 @@ class Log:
             if wanted <= active.capacity and self._space.grow(active, wanted):
                 return active
             return self._roll(active, length, time_us)
+        except OutOfSpace as problem:
+            # A smaller record might still fit; it would stand where this one is missing.
+            self.failure = f"a record had no room: {problem.text}"
+            raise
         except OSError as problem:
             raise self._failed(f"taking room on the disk failed: {problem}") from problem
 

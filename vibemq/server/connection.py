@@ -117,6 +117,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             if not conversation.execute(command):
                 break
             runtime.append()
+            if runtime.failure is not None:
+                return
         if conversation.out:
             runtime.collected(self)
         if conversation.goodbye is not None:

@@ -174,9 +174,11 @@ class Runtime:
         return now_us
 
     def append(self) -> None:
-        """Take what was decided to the log's buffer."""
+        """Take what was decided to the log's buffer; nothing after a record that it did not take."""
         records = self._journal.records
-        if records:
+        if self.failure is not None:
+            records.clear()
+        elif records:
             append = self.storage.append
             try:
                 for record in records:
@@ -203,6 +205,8 @@ class Runtime:
         if hand_out:
             self._deliveries.dispatch()
         self.append()
+        if self.failure is not None:
+            return
         self._write(lone=heard == 1)
         self._route()
         self._set_timer()
@@ -361,9 +365,10 @@ class Runtime:
 
     async def _load(self, load: f.Load) -> None:
         batches = await self._read(load)
-        self.begin()
-        self.broker.loaded(load.queue, batches)
-        self.schedule()
+        if self.failure is None:
+            self.begin()
+            self.broker.loaded(load.queue, batches)
+            self.schedule()
 
     async def _read(self, load: f.Load) -> list[f.StoredBatch]:
         """Read what is, or is about to be, in the files."""
@@ -456,6 +461,8 @@ class Runtime:
             end, seal = await self._loop.run_in_executor(
                 self._executor, seal_segment, self.storage.disk, log.id, facts.base, previous
             )
+            if self.failure is not None:
+                return
             self.begin()
             self._journal.record(SegmentSealed(facts.base, end, seal, previous))
             self.append()
