@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.log.building import SEGMENT_BYTES, TIME_US, acked, event, fill, new_log, open_log, recovered, write
-from tests.sim.disk import SimulatedDisk
+from tests.sim.disk import SimulatedDisk, SimulatedFile
 from vibemq.errors import BeyondLog, CorruptLog, DataFolderLocked, OutOfSpace, UsageError, WriteFailed
 from vibemq.log.disk import Disk
 from vibemq.log.log import Log
@@ -54,6 +54,25 @@ def test_what_a_failed_sync_has_dropped_is_written_again_before_anything_is_buil
     fill(log, 5)
     disk.crash()
     assert len(recovered(disk)[2]) == 21
+
+
+def test_a_sync_vouches_only_for_what_was_written_before_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SimulatedDisk()
+    log = new_log(disk)
+    fill(log, 10)
+    log.append(event(10), TIME_US)
+    write(log, sync=False)
+    sync = SimulatedFile.fdatasync
+
+    def sync_while_more_is_written(file: SimulatedFile) -> None:
+        sync(file)
+        monkeypatch.undo()
+        log.append(event(11), TIME_US)
+        write(log, sync=False)
+
+    monkeypatch.setattr(SimulatedFile, "fdatasync", sync_while_more_is_written)
+    log.sync_done(log.sync())
+    assert (log.written, log.synced) == (12, 11)
 
 
 @pytest.mark.parametrize("operation", ["rename", "sync_directory", "truncate", "allocate", "create"])
