@@ -61,10 +61,9 @@ def test_housekeeping_goes_on_while_segments_are_sealed(tmp_path: Path, monkeypa
     asyncio.run(main())
 
 
-def test_a_disk_that_takes_long_holds_back_deliveries_and_not_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Deliveries to a new subscription wait until that is on the disk; a backlog is read meanwhile, up to a limit."""
+@pytest.fixture
+def healthy(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """While it is cleared, no sync comes to an end."""
     healthy = threading.Event()
     healthy.set()
     sync = os.fdatasync
@@ -75,6 +74,13 @@ def test_a_disk_that_takes_long_holds_back_deliveries_and_not_in_memory(
 
     monkeypatch.setattr("vibemq.log.disk.os.fdatasync", slowly)
     monkeypatch.setattr(module, "LONE_EFFECTS_MAX", -1)  # the writer's thread shall wait, and not the loop
+    return healthy
+
+
+def test_a_disk_that_takes_long_holds_back_deliveries_and_not_in_memory(
+    tmp_path: Path, healthy: threading.Event
+) -> None:
+    """Deliveries to a new subscription wait until that is on the disk; a backlog is read meanwhile, up to a limit."""
     batches, size = 60, 1 << 19
 
     async def consume(client: vibemq.Client) -> None:
@@ -164,18 +170,7 @@ def test_a_client_that_reads_again_is_forgiven_what_it_left_unread(tmp_path: Pat
     asyncio.run(main())
 
 
-def test_a_peek_shows_nothing_that_is_not_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    healthy = threading.Event()
-    healthy.set()
-    sync = os.fdatasync
-
-    def slowly(fd: int) -> None:
-        assert healthy.wait(20)
-        sync(fd)
-
-    monkeypatch.setattr("vibemq.log.disk.os.fdatasync", slowly)
-    monkeypatch.setattr(module, "LONE_EFFECTS_MAX", -1)  # the writer's thread shall wait, and not the loop
-
+def test_a_peek_shows_nothing_that_is_not_durable(tmp_path: Path, healthy: threading.Event) -> None:
     async def main() -> None:
         runtime = Runtime(Settings(data=tmp_path / "data"), "1", BrokerClock(), logging.getLogger("test"))
         runtime.open()
