@@ -301,6 +301,27 @@ def test_publish_waits_while_too_much_is_pending() -> None:
     with_broker(test)
 
 
+@pytest.mark.parametrize("body", [b"", b"x" * (2 << 20)])
+def test_a_message_that_is_refused_leaves_nothing_behind_in_its_batch(body: bytes) -> None:
+    async def test(broker: FakeBroker) -> None:
+        broker.greeting = welcome(frame_bytes_max=2 << 20)
+        broker.answers[m.Publish] = lambda publish: m.Confirmed(request=publish.request, offset=0, sequence=1)
+        async with vibemq.connect(broker.url) as client:
+            results = await asyncio.gather(
+                client.publish("q", b"a", headers={"n": 1}),
+                client.publish("q", body, headers={"n": 2 if body else b"x" * (1 << 16)}),
+                client.publish("q", b"c", headers={"n": 3}),
+                client.publish("q", b"d"),
+                return_exceptions=True,
+            )
+            assert [isinstance(one, vibemq.Receipt) for one in results] == [True, False, True, True]
+        (publish,) = [one for one in broker.connections[0].received if isinstance(one, m.Publish)]
+        assert publish.batch.bodies() == [b"a", b"c", b"d"]
+        assert list(publish.batch.headers()) == [{"n": 1}, {"n": 3}, {}]
+
+    with_broker(test)
+
+
 def test_publish_many_is_one_batch_behind_what_was_published_before() -> None:
     async def test(broker: FakeBroker, client: Client) -> None:
         call = asyncio.create_task(client.publish("q", b"before"))

@@ -156,7 +156,12 @@ class Publisher:
         if headers or forming.headers is not None:
             size += _add_headers(forming, headers)
         if size > COALESCED_BYTES_MAX:
-            self._check_size(size)
+            try:
+                self._check_size(size)
+            except LimitExceeded:
+                if forming.headers is not None:
+                    forming.headers.pop()  # they must not become those of the next message
+                raise
         self.room_messages -= 1
         self.room_bytes -= size
         forming.bodies.append(body)
