@@ -22,8 +22,8 @@ FULL: Final = full_size("G16")
 MIB: Final = 1 << 20
 CACHE_BYTES: Final = 32 * MIB if FULL else MIB
 """The default; for small sizes a small one, for else all would be cached."""
-ROOM_BYTES: Final = 32 * MIB
-"""What the allocator, the index and buffers in use may take."""
+ROOM_BYTES: Final = 48 * MIB
+"""What is on its way, 16 MiB of publishes and 8 of deliveries that wait for the disk, with allocator and index."""
 QUEUE: Final = "memory"
 
 
