@@ -22,6 +22,10 @@
         SequenceTooOld             a producer sequence below the remembered window
         NotSupported               known, but not in this version
         ShuttingDown               the broker is stopping
+        QueueBlocked               no room, or too fast: wait for Unblocked, then send again
+        Unroutable                 no queue is bound to that topic
+        ConsumerExclusive          another consumer has the group for itself, or this one may not have it so
+        UnknownGroup               the queue has no group of that name
       ConnectionFailed           the broker could not be reached, or went away
         ConnectionLost             the connection broke while something waited for it
         RequestTimeout             no answer within the timeout
@@ -176,6 +180,30 @@ class ShuttingDown(RequestError):
     """The broker is stopping; reconnect and send again."""
 
     code = 212
+
+
+class QueueBlocked(RequestError):
+    """The queue is full, or takes no more for now: wait until the broker says Unblocked, then send again, in order."""
+
+    code = 213
+
+
+class Unroutable(RequestError):
+    """No queue is bound to the topic; nothing was stored."""
+
+    code = 214
+
+
+class ConsumerExclusive(RequestError):
+    """Another consumer has the group for itself, or there are consumers and this one wants it for itself."""
+
+    code = 215
+
+
+class UnknownGroup(RequestError):
+    """The queue has no group of that name, or queues of its mode have none."""
+
+    code = 216
 
 
 class ConnectionFailed(VibeMQError):

@@ -38,17 +38,23 @@ class Tag(enum.IntEnum):
     QUEUE_PURGED = 13
     GROUP_CREATED = 14
     GROUP_DELETED = 15
+    GROUP_SOUGHT = 16
+    QUEUE_RENAMED = 17
+    QUEUE_UNDELETED = 18
     PUBLISHED = 20
     TRANSACTION_COMMITTED = 21
     MADE_READY = 22
     PRODUCERS_FORGOTTEN = 23
+    ROUTED = 24
+    BOUND = 25
+    UNBOUND = 26
     SUBSCRIBED = 30
     UNSUBSCRIBED = 31
     DELIVERED = 32
     ACKED = 33
     LEASE_EXTENDED = 34
     RELEASED = 35
-    EXPIRED = 36
+    DROPPED = 36
     DEAD_LETTERED = 40
     REDRIVEN = 41
     USER_CHANGED = 50
@@ -67,6 +73,37 @@ class Mode(enum.StrEnum):
     """How a queue hands out its messages."""
 
     ROUND_ROBIN = "round-robin"
+    PRIORITY = "priority"
+    FAN_OUT = "fan-out"
+    FAN_OUT_NO_ACK = "fan-out-no-ack"
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether every group gets every message; else all consumers are one group, and compete."""
+        return self is Mode.FAN_OUT or self is Mode.FAN_OUT_NO_ACK
+
+
+class Overflow(enum.StrEnum):
+    """What becomes of messages for which a queue has no room."""
+
+    REJECT = "reject"
+    """The publish is refused."""
+    DROP_OLDEST = "drop-oldest"
+    """The oldest ready messages are thrown away."""
+    DROP_NEWEST = "drop-newest"
+    """What has no room is not stored, and the publisher is told so in its confirm."""
+    DEAD_LETTER = "dead-letter"
+    """The oldest ready messages go to the dead letters."""
+    BLOCK = "block"
+    """The publisher waits until there is room."""
+
+
+class Backoff(enum.StrEnum):
+    """How the retry delay grows with the attempts."""
+
+    FIXED = "fixed"
+    EXPONENTIAL = "exponential"
+    """Twice as long after each failed attempt."""
 
 
 class ReleaseReason(enum.IntEnum):
@@ -101,9 +138,37 @@ class QueueSettings(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     dead_letter_queue: str = ""
     """Where dead letters go; empty: the queue's own name with `.dlq` behind it."""
     max_length: int = 1_000_000_000
-    """Messages, ready and unacked, above which publishes are refused."""
+    """Messages that are not settled, above which `overflow` says what happens."""
     max_bytes: int = 1 << 40
-    """Bytes of records, ready and unacked, above which publishes are refused."""
+    """Bytes of their records, likewise."""
+    overflow: Overflow = Overflow.REJECT
+    """What becomes of messages for which there is no room."""
+    ttl_ms: int = 0
+    """How long a message may wait to be delivered; 0: for ever. Then it goes to the dead letters."""
+    retry_backoff: Backoff = Backoff.FIXED
+    """How `retry_delay_ms` grows with the attempts."""
+    retry_delay_max_ms: int = 3_600_000
+    """The longest delay that exponential backoff comes to."""
+    retry_jitter_percent: int = 0
+    """A delay is shortened by a random part of up to so much of it, so that failures do not return in step."""
+    priority_guard: int = 0
+    """After so many messages that overtook others in a row, one of the lowest priority has its turn; 0: never."""
+    order_by_key: bool = False
+    """Messages of one key go out one after the other: the next when the one before is settled."""
+    single_active: bool = False
+    """Only the oldest consumer of a group is served; the others wait for their turn to be the oldest."""
+    group_idle_ms: int = 0
+    """A named group without consumers is deleted after this time; 0: never."""
+    group_max_lag: int = 0
+    """A group that is behind by more messages loses the oldest; 0: it may be behind by any number."""
+    publish_rate: int = 0
+    """Messages a second that the queue takes; 0: any number. Above it publishers wait."""
+    deliver_rate: int = 0
+    """Messages a second that the queue hands out; 0: any number."""
+    delete_grace_ms: int = 3_600_000
+    """How long the queue can be brought back after it was deleted; 0: not at all."""
+    description: str = ""
+    """A text for people."""
 
 
 class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -166,13 +231,44 @@ class QueueDeclared(Event, frozen=True):
     connection: int
 
 
+class QueueChanged(Event, frozen=True):
+    """A queue has other settings from now on."""
+
+    TAG = Tag.QUEUE_CHANGED
+    queue: int
+    settings: QueueSettings
+    connection: int
+
+
+class QueueRenamed(Event, frozen=True):
+    """A queue has another name from now on."""
+
+    TAG = Tag.QUEUE_RENAMED
+    queue: int
+    name: str
+    connection: int
+
+
 class QueueDeleted(Event, frozen=True):
-    """A queue, its groups and all of its messages are gone: `count` messages, `bytes` of records."""
+    """A queue, its groups and all of its messages are gone: `count` messages, `bytes` of records.
+
+    With `until_us` it can be brought back up to that time: it has lost its name and its consumers, and keeps the rest.
+    """
 
     TAG = Tag.QUEUE_DELETED
     queue: int
     count: int
     bytes: int
+    connection: int
+    until_us: int = 0
+
+
+class QueueUndeleted(Event, frozen=True):
+    """A deleted queue is back, whole, as `name`."""
+
+    TAG = Tag.QUEUE_UNDELETED
+    queue: int
+    name: str
     connection: int
 
 
@@ -187,12 +283,63 @@ class QueuePurged(Event, frozen=True):
     kept: Spans
 
 
+class GroupCreated(Event, frozen=True):
+    """A group begins to work through a queue, from `sequence` on. An `ephemeral` one goes soon after its consumers."""
+
+    TAG = Tag.GROUP_CREATED
+    queue: int
+    group: int
+    name: str
+    sequence: int
+    ephemeral: bool
+    connection: int
+
+
+class GroupDeleted(Event, frozen=True):
+    """A group is gone; its consumers ended before. `connection` is 0 when it had been idle for too long."""
+
+    TAG = Tag.GROUP_DELETED
+    queue: int
+    group: int
+    connection: int
+
+
+class GroupSought(Event, frozen=True):
+    """A group goes on from `sequence`, back or forth; what its consumers held was taken from them."""
+
+    TAG = Tag.GROUP_SOUGHT
+    queue: int
+    group: int
+    sequence: int
+    connection: int
+
+
+class Bound(Event, frozen=True):
+    """A queue gets what is published to topics that match `pattern`."""
+
+    TAG = Tag.BOUND
+    queue: int
+    pattern: str
+    connection: int
+
+
+class Unbound(Event, frozen=True):
+    """A queue no longer gets what is published to topics that match `pattern`."""
+
+    TAG = Tag.UNBOUND
+    queue: int
+    pattern: str
+    connection: int
+
+
 class Published(Event, frozen=True):
     """A batch of `count` messages became ready; the batch itself is the record's payload.
 
     They have the sequences `sequence` .. `sequence + count - 1` of `lane`; `bytes` is the sum of their records.
     `producer` with `producer_sequence` (of the first message) recognises the batch when it is sent again; producer 0
-    has none. The producer has its answers for all below `producer_oldest`.
+    has none. The producer has its answers for all below `producer_oldest`. `dropped` messages more were in the batch,
+    at its end, and not stored, as the queue was full; if that is all of them, there is no payload. `timed`: the batch
+    says in its header how long its messages may wait.
     """
 
     TAG = Tag.PUBLISHED
@@ -205,6 +352,33 @@ class Published(Event, frozen=True):
     producer_sequence: int
     connection: int
     producer_oldest: int = 0
+    dropped: int = 0
+    timed: bool = False
+
+
+class Routed(Event, frozen=True):
+    """A batch that was published to `topic` became ready in each queue of `targets`; it is the record's payload.
+
+    A target is (queue, lane, sequence of the first message). The producer's fields are those of Published.
+    `unroutable`: no queue was bound, and the one target is where such messages go as dead letters.
+    """
+
+    TAG = Tag.ROUTED
+    topic: str
+    targets: tuple[tuple[int, int, int], ...]
+    count: int
+    bytes: int
+    producer: int
+    producer_sequence: int
+    connection: int
+    producer_oldest: int = 0
+    timed: bool = False
+    unroutable: bool = False
+
+    @property
+    def sequence(self) -> int:
+        """What the confirm says: there is no one sequence in several queues."""
+        return 0
 
 
 class MadeReady(Event, frozen=True):
@@ -291,10 +465,22 @@ class Released(Event, frozen=True):
     error: str
 
 
+class Dropped(Event, frozen=True):
+    """Ready or waiting messages left a group for nowhere: the queue was too full, or they were too old."""
+
+    TAG = Tag.DROPPED
+    queue: int
+    group: int
+    spans: Spans
+    bytes: int
+    reason: DeadReason
+
+
 class DeadLettered(Event, frozen=True):
     """Messages left their queue for a dead-letter queue; their bodies stay where they were written.
 
-    `refs` tells where: runs of (record offset, index, count), in the order of `spans`. They have the sequences from
+    `subscription` is 0 when nobody held them: they were ready. All `spans` are of one lane. `refs` tells where the
+    messages are: runs of (record offset, index, count), in the order of `spans`. They have the sequences from
     `dead_sequence` on in lane 0 of `dead_queue`. `dead_queue` 0: there was nowhere to go, and they are gone.
     `attempts` counts the failed ones, this one included.
     """
@@ -311,6 +497,30 @@ class DeadLettered(Event, frozen=True):
     dead_queue: int
     dead_sequence: int
     refs: tuple[tuple[int, int, int], ...]
+
+    @property
+    def count(self) -> int:
+        """How many messages."""
+        return sum(ref[2] for ref in self.refs)
+
+
+class Redriven(Event, frozen=True):
+    """Dead letters went back to work: from `queue`, where they were ready, to lane `lane` of `target`.
+
+    `refs` tells where they are, as in DeadLettered, and `sequence` is the first they have there. `attempts` failed in
+    their former life, which they still count, and which are forgiven.
+    """
+
+    TAG = Tag.REDRIVEN
+    queue: int
+    spans: Spans
+    bytes: int
+    attempts: int
+    target: int
+    lane: int
+    sequence: int
+    refs: tuple[tuple[int, int, int], ...]
+    connection: int
 
     @property
     def count(self) -> int:

@@ -4,7 +4,7 @@ Both codecs decode into these types, so they accept the same ranges, and the bro
 2^63 - 1: they fit the signed integers of every language, and a sum of two of them still fits the log's u64.
 """
 
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta
 
@@ -39,6 +39,9 @@ Wait: TypeAlias = Annotated[int, Meta(ge=-1, le=(1 << 31) - 1)]
 Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
 Word: TypeAlias = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
 Priority: TypeAlias = Annotated[int, Meta(ge=0, le=9)]
+Start: TypeAlias = Literal["tail", "head", "sequence", "time"]
+"""Where a group begins: behind the last message, at the first, or at the first from a sequence or a time (us) on."""
+OnDifference: TypeAlias = Literal["fail", "ignore", "override"]
 Run: TypeAlias = tuple[Annotated[int, Meta(ge=1, le=NUMBER_MAX)], Annotated[int, Meta(ge=1, le=NUMBER_MAX)]]
 Deliveries: TypeAlias = Annotated[tuple[Run, ...], Meta(min_length=1, max_length=RUNS_MAX)]
 Settings: TypeAlias = Annotated[

@@ -17,11 +17,13 @@ from vibemq.protocol.fields import (
     Deliveries,
     Duration,
     Number,
+    OnDifference,
     Priority,
     Producer,
     Request,
     RequestOrNone,
     Settings,
+    Start,
     Text,
     Version,
     Wait,
@@ -59,6 +61,7 @@ class Publish(msgspec.Struct, frozen=True):
     """Store `batch` in `queue`. `sequence` numbers the producer's messages; the batch takes `batch.count` of them.
 
     `oldest` is the sequence of the producer's oldest batch without an answer: what is below it will not be sent again.
+    With `to_topic`, `queue` is a topic: the batch goes to every queue that is bound to it.
     """
 
     request: int
@@ -66,16 +69,46 @@ class Publish(msgspec.Struct, frozen=True):
     sequence: int
     batch: Batch
     oldest: int = 0
+    to_topic: bool = False
 
 
 class Subscribe(Control, frozen=True, kw_only=True):
-    """Take part in a queue, with credit for `messages` and `bytes` from the start."""
+    """Take part in a queue, with credit for `messages` and `bytes` from the start.
+
+    Queues that fan out have groups: each gets every message. A `group` that is not there yet is created and begins at
+    `start`; without a name it is this consumer's own, and goes soon after it. `exclusive`: nobody else may take part.
+    Done.result: {"subscription", "queue", "group", "lease_ms", "credit_bytes_max"}.
+    """
 
     request: Request
     queue: str
     group: str | None = None
     messages: Count = 0
     bytes: Count = 0
+    start: Start = "tail"
+    at: Number = 0
+    exclusive: bool = False
+
+
+class Seek(Control, frozen=True, kw_only=True):
+    """Let a group go on from somewhere else; what its consumers hold is taken from them.
+
+    Done.result: {"sequence": n}, where it goes on.
+    """
+
+    request: Request
+    queue: str
+    group: str
+    start: Start
+    at: Number = 0
+
+
+class DeleteGroup(Control, frozen=True, kw_only=True):
+    """Delete a group, and end its consumers."""
+
+    request: Request
+    queue: str
+    group: str
 
 
 class Unsubscribe(Control, frozen=True, kw_only=True):
@@ -131,11 +164,56 @@ class Extend(Control, frozen=True, kw_only=True):
 
 
 class Declare(Control, frozen=True, kw_only=True):
-    """Create a queue, or check that it has these settings. Settings that are not given take their defaults."""
+    """Create a queue, or compare it with these settings. Settings that are not given take their defaults.
+
+    `on_difference` chooses what happens where the live queue differs: "fail", "ignore", or "override", which changes
+    it. Done.result: what ShowQueue gives, with "differences", a list of {"setting", "live", "declared", "class"}; the
+    classes are "info", "soft" (can be changed while the queue is used) and "hard" (cannot).
+    """
 
     request: Request
     queue: str
     settings: Settings = {}
+    on_difference: OnDifference = "fail"
+
+
+class Change(Control, frozen=True, kw_only=True):
+    """Give a queue other settings; those that are not named stay. Done.result: what ShowQueue gives."""
+
+    request: Request
+    queue: str
+    settings: Settings
+
+
+class Rename(Control, frozen=True, kw_only=True):
+    """Give a queue another name; its messages, consumers, groups and bindings stay. Done.result: as of ShowQueue."""
+
+    request: Request
+    queue: str
+    name: str
+
+
+class Bind(Control, frozen=True, kw_only=True):
+    """Let a queue have what is published to topics that match `pattern`: words between dots, * is one, # any number."""
+
+    request: Request
+    queue: str
+    pattern: str
+
+
+class Unbind(Control, frozen=True, kw_only=True):
+    """Take a binding back. Done.result: {"count": 1}, or 0 when there was none."""
+
+    request: Request
+    queue: str
+    pattern: str
+
+
+class ListBindings(Control, frozen=True, kw_only=True):
+    """Ask for the bindings of a queue, or of all. Done.result: a list of {"queue", "pattern"}."""
+
+    request: Request
+    queue: str | None = None
 
 
 class ListQueues(Control, frozen=True, kw_only=True):
@@ -159,10 +237,22 @@ class Purge(Control, frozen=True, kw_only=True):
 
 
 class Delete(Control, frozen=True, kw_only=True):
-    """Delete a queue with all it holds. Done.result: {"count": n}."""
+    """Delete a queue with all it holds; for `grace_ms` (None: the queue's own) Undelete brings it back.
+
+    Done.result: {"count": n, "until_us": t}, with t = 0 where there is no way back.
+    """
 
     request: Request
     queue: str
+    grace_ms: Duration | None = None
+
+
+class Undelete(Control, frozen=True, kw_only=True):
+    """Bring a deleted queue back, whole, as `name` if that is not empty. Done.result: what ShowQueue gives."""
+
+    request: Request
+    queue: str
+    name: str = ""
 
 
 class Peek(Control, frozen=True, kw_only=True):
@@ -172,6 +262,46 @@ class Peek(Control, frozen=True, kw_only=True):
     queue: str
     start: Number = 0
     count: Count = 100
+    group: str | None = None
+
+
+class DeadLetters(Control, frozen=True, kw_only=True):
+    """Read dead letters as Peek does, each with "dead": why it is one. `queue`: theirs, or the one they came from.
+
+    A filter that is empty lets everything through: the name of a `reason`, the queue of `source`, a part of the
+    `error`'s text, times from `since_us` on and before `until_us` (0: no end).
+    """
+
+    request: Request
+    queue: str
+    start: Number = 0
+    count: Count = 100
+    reason: Word = ""
+    source: Word = ""
+    error: Text = ""
+    since_us: Number = 0
+    until_us: Number = 0
+
+
+class Redrive(Control, frozen=True, kw_only=True):
+    """Send dead letters back to the queue they came from, or to `target`; filters are those of DeadLetters.
+
+    At most `count` at a time, from sequence `start` on. Done.result: {"count": n, "next": s, "targets": {queue: n}}:
+    what was moved, and where to go on; `next` is 0 when nothing is left. With `dry_run` nothing is moved, and all that
+    would be is counted.
+    """
+
+    request: Request
+    queue: str
+    target: Word = ""
+    start: Number = 0
+    count: Count = 1000
+    dry_run: bool = False
+    reason: Word = ""
+    source: Word = ""
+    error: Text = ""
+    since_us: Number = 0
+    until_us: Number = 0
 
 
 class Flush(Control, frozen=True, kw_only=True):
@@ -202,16 +332,26 @@ Command: TypeAlias = (
     | Publish
     | Subscribe
     | Unsubscribe
+    | Seek
+    | DeleteGroup
     | Credit
     | Ack
     | Nack
     | Extend
     | Declare
+    | Change
+    | Rename
+    | Bind
+    | Unbind
+    | ListBindings
     | ListQueues
     | ShowQueue
     | Purge
     | Delete
+    | Undelete
     | Peek
+    | DeadLetters
+    | Redrive
     | Flush
     | Digest
     | Ping
@@ -253,12 +393,17 @@ class Welcome(Control, frozen=True, kw_only=True):
 
 
 class Confirmed(Control, frozen=True, kw_only=True):
-    """The batch is durable as record `offset`; its first message has `sequence`. `duplicate`: it was already there."""
+    """The batch is durable as record `offset`; its first message has `sequence`. `duplicate`: it was already there.
+
+    The last `dropped` of its messages were not stored, as a queue was full that drops the newest. For a topic the
+    sequence is 0, as each queue has its own.
+    """
 
     request: Request
     offset: Number
     sequence: Number
     duplicate: bool = False
+    dropped: Count = 0
 
 
 class Deliver(msgspec.Struct, frozen=True):
@@ -317,11 +462,19 @@ class Ended(Control, frozen=True, kw_only=True):
     text: str
 
 
+class Unblocked(Control, frozen=True, kw_only=True):
+    """A queue (or topic) for which this connection's publishes failed with QueueBlocked takes some again."""
+
+    queue: str
+
+
 class Pong(Control, frozen=True, kw_only=True):
     """The answer to Ping."""
 
 
-Reply: TypeAlias = Welcome | Confirmed | Deliver | Done | Failed | Drained | LeasesLost | Ended | Ping | Pong | Goodbye
+Reply: TypeAlias = (
+    Welcome | Confirmed | Deliver | Done | Failed | Drained | LeasesLost | Ended | Unblocked | Ping | Pong | Goodbye
+)
 
 # --- JSON shapes of what is opaque bytes in the binary codec --------------------------------------------------------
 
@@ -332,6 +485,8 @@ class JsonNewMessage(msgspec.Struct, frozen=True, kw_only=True):
     body: str | None = None
     body_base64: str | None = None
     headers: dict[str, str | int | float | bool | None] = {}
+    key: Word = ""
+    """Messages of one key stay in order, in a queue that has `order_by_key`. It becomes the header `key`."""
 
 
 class JsonMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -361,3 +516,6 @@ class JsonPublish(Control, frozen=True, kw_only=True, tag="publish"):
     sequence: Number = 0
     oldest: Number = 0
     priority: Priority = PRIORITY_NORMAL
+    ttl_ms: Duration = 0
+    to_topic: bool = False
+    """`queue` is a topic, and becomes the header `topic` of each message."""
