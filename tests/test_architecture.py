@@ -51,7 +51,7 @@ BROKER: Final = (
     "server.broker.* server.batch_cache server.deliveries server.dispatch server.effects server.journal server.limits"
     " server.subscription"
 )
-BELOW_SERVER: Final = "errors batch events log.* projections.* protocol.*"
+BELOW_SERVER: Final = "errors batch durations events log.* projections.* protocol.*"
 FACADES: Final = (
     "vibemq errors batch events client log log.writer projections"
     " history.* server server.logging_format server.runtime server.serve server.settings"
@@ -81,6 +81,7 @@ TABLE: Final = (
     #   module           may import of vibemq                               standard libraries
     Row("errors",        "",                                                VALUES),
     Row("batch",         "errors",                                          VALUES,  "msgspec"),
+    Row("durations",     "errors",                                          VALUES),
     Row("events",        "errors batch",                                    VALUES,  "msgspec"),
 
     Row("log.frame",     "errors batch events",                             VALUES,  "msgspec xxhash"),
@@ -97,7 +98,7 @@ TABLE: Final = (
     Row("server.conversation", f"errors batch protocol.* server.commands {BROKER}", VALUES),
     Row("server.*",      f"{BELOW_SERVER} server.*",                        ALL,     "msgspec uvloop xxhash"),
 
-    Row("client.*",      "errors batch protocol.* client.*",                ALL,     "msgspec"),
+    Row("client.*",      "errors batch durations protocol.* client.*",      ALL,     "msgspec"),
     Row("vibemq",        "errors batch client",                             ALL),
 
     Row("__main__",      "cli cli.main",                                    ALL),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import vibemq
 from vibemq.client.client import address_of
-from vibemq.client.duration import milliseconds
 from vibemq.client.options import ConnectOptions, Options
 from vibemq.client.settling import in_pieces, merged, runs_of
 from vibemq.client.url import Address, parse
+from vibemq.durations import milliseconds
 from vibemq.errors import NotSupported, UsageError
 
 

@@ -9,9 +9,9 @@ import pytest
 from tests.counting import counted
 from tests.fuzz.target import Target, inputs
 from tests.fuzz.targets import TARGETS
+from vibemq import durations
 from vibemq import events as e
 from vibemq.batch import Batch
-from vibemq.client import duration
 from vibemq.log import frame
 from vibemq.log.frame import Record
 from vibemq.projections.queue import Lane
@@ -136,7 +136,7 @@ def repeats_what_it_read(patch: pytest.MonkeyPatch) -> None:
     def milliseconds(text: str, _what: str) -> int:
         return round(float(text.strip("smhd ")))
 
-    patch.setattr(duration, "milliseconds", milliseconds)
+    patch.setattr(durations, "milliseconds", milliseconds)
 
 
 PLANTED: Final = {

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import cast
 
 from tests.fuzz.target import Target
-from vibemq.client import duration, url
+from vibemq import durations
+from vibemq.client import url
 from vibemq.errors import ConfigError, NotSupported, UsageError
 from vibemq.server.settings import Settings, load_toml, parse_listen
 
@@ -53,7 +54,7 @@ def run_address(data: bytes) -> None:
             assert host
             assert 0 <= port < 1 << 16
         else:
-            assert duration.milliseconds(text, "timeout") >= 0
+            assert durations.milliseconds(text, "timeout") >= 0
     except (UsageError, NotSupported, ConfigError) as problem:
         refusal = problem.text if data[0] % 3 == 0 else ""
     else:
@@ -74,8 +75,8 @@ def _config_seeds() -> list[bytes]:
 def _address_seeds() -> list[bytes]:
     urls = ("vibemq://h:1/?tls=false", "vibemq://[::1]:2925", f"vibemq://u:{PLANTED}@h", "vibemq://h?tls=true")
     listens = ("127.0.0.1:2925", "[::1]:0", ":70000", "host")
-    durations = ("1.5s", "250ms", "5m", "1e9d", " 2h ")
-    return [bytes([kind]) + text.encode() for kind, some in enumerate((urls, listens, durations)) for text in some]
+    spans = ("1.5s", "250ms", "5m", "1e9d", " 2h ")
+    return [bytes([kind]) + text.encode() for kind, some in enumerate((urls, listens, spans)) for text in some]
 
 
 TARGETS = (

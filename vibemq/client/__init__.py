@@ -2,7 +2,6 @@
 
 from vibemq.client.client import Client, connect
 from vibemq.client.consumer import Batches, Consuming, Messages
-from vibemq.client.duration import Duration
 from vibemq.client.message import Message, Received
 from vibemq.client.options import ConnectOptions
 from vibemq.client.peeked import PeekedMessage
@@ -10,6 +9,7 @@ from vibemq.client.publisher import Body, MessageHeaders, Receipt
 from vibemq.client.queues import QueueSettings
 from vibemq.client.stats import Stats
 from vibemq.client.sync import SyncClient, SyncMessage, SyncMessages, connect_sync
+from vibemq.durations import Duration
 
 __all__ = [
     "Batches",

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 
 from vibemq.client.consumer import Consuming, Messages
-from vibemq.client.duration import Duration, milliseconds
 from vibemq.client.link import Link
 from vibemq.client.message import M, Message, Parcel, Received
 from vibemq.client.options import ConnectOptions, Options
@@ -21,6 +20,7 @@ from vibemq.client.settling import runs_of
 from vibemq.client.stats import Stats
 from vibemq.client.subscription import Subscription, Subscriptions
 from vibemq.client.url import DEFAULT_URL, Address, parse
+from vibemq.durations import Duration, milliseconds
 from vibemq.errors import ConnectionLost, NotSupported, RequestTimeout, UsageError, VibeMQError
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m

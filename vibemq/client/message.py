@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from vibemq.batch import HEADERS, Batch, Headers, unpack_headers
-from vibemq.client.duration import Duration, milliseconds
 from vibemq.client.settling import Failure
+from vibemq.durations import Duration, milliseconds
 from vibemq.protocol import messages as m
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field, fields
 from typing import TypedDict
 
-from vibemq.client.duration import Duration, milliseconds
+from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError
 
 

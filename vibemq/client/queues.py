@@ -2,7 +2,7 @@
 
 from typing import Final, TypeAlias, TypedDict
 
-from vibemq.client.duration import Duration, milliseconds
+from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError
 
 Settings: TypeAlias = dict[str, str | int | float]

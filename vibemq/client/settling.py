@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from vibemq.client.duration import Duration, milliseconds
+from vibemq.durations import Duration, milliseconds
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import RUNS_MAX
 

@@ -14,7 +14,6 @@ from typing import Self, TypeVar, Unpack
 
 from vibemq.client.client import Client, address_of
 from vibemq.client.consumer import Batches, Messages
-from vibemq.client.duration import Duration, milliseconds
 from vibemq.client.message import Received
 from vibemq.client.options import ConnectOptions, Options
 from vibemq.client.peeked import PeekedMessage
@@ -23,6 +22,7 @@ from vibemq.client.queues import QueueSettings
 from vibemq.client.settling import Failure
 from vibemq.client.stats import Stats
 from vibemq.client.subscription import Subscription
+from vibemq.durations import Duration, milliseconds
 from vibemq.errors import ClientClosed, VibeMQError
 
 T = TypeVar("T")
