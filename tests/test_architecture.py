@@ -91,7 +91,7 @@ TABLE: Final = (
 
     Row("projections.*", "errors batch events projections.*",               VALUES,  "msgspec xxhash sortedcontainers"),
     Row("history.*",     "errors batch events log.* projections.* history.*", VALUES | {"pathlib"}, "msgspec"),
-    Row("protocol.*",    "errors batch protocol.*",                         VALUES,  "msgspec"),
+    Row("protocol.*",    "errors batch protocol.*",                         VALUES,  "msgspec xxhash"),
 
     *(Row(part,          f"errors batch events projections.* {BROKER}", VALUES, "msgspec") for part in BROKER.split()),
     Row("server.commands", f"errors batch protocol.* {BROKER}",             VALUES),

@@ -1,14 +1,17 @@
 """A batch: the unit in which messages travel, are stored and are delivered.
 
-    0        4        6         7         8                                     8 + 4n (or 8n)
-    +--------+--------+---------+---------+-----------------+- - - - - - - - - +---------------------+
-    | count  | flags  | priority| zero    | lengths         | header lengths   | records             |
-    | u32    | u16    | u8      | u8      | u32 x count     | u32 x count      | one after the other |
-    +--------+--------+---------+---------+-----------------+- - - - - - - - - +---------------------+
+    0        4        6         7         8
+    +--------+--------+---------+---------+- - - - - - -+-----------+- - - - - - - - -+- - - - - - -+---------+
+    | count  | flags  | priority| zero    | ttl_ms      | lengths   | header lengths  | key hashes  | records |
+    | u32    | u16    | u8      | u8      | u64         | u32 x n   | u32 x n         | u64 x n     |         |
+    +--------+--------+---------+---------+- - - - - - -+-----------+- - - - - - - - -+- - - - - - -+---------+
+                                            flag TTL (2)              flag HEADERS (1)  flag KEYS (4)
 
-All integers are little-endian. `lengths[i]` is the whole length of record i. With flag HEADERS a second column gives
-how many of those bytes, at the front of the record, are its headers: one MessagePack map from text to nil, boolean,
-integer, float, text or bytes; zero means none. What remains of a record is the body, as it came.
+All integers are little-endian, n is `count`. `lengths[i]` is the whole length of record i; the records lie one after
+the other. `header_lengths[i]` is how many of those bytes, at the front of the record, are its headers: one MessagePack
+map from text to nil, boolean, integer, float, text or bytes; zero means none. What remains of a record is the body, as
+it came. `keys[i]` is the hash of the message's key (protocol/keys.py), zero where it has none. `ttl_ms`, 1 to
+TTL_MS_MAX, is how long the messages may wait to be delivered. What has no flag has no bytes.
 
 A batch has 1 to MESSAGES_MAX messages, and each at most HEADER_BYTES_MAX of headers.
 
@@ -40,7 +43,12 @@ _PLAIN: Final = (str, bytes, int, float, NoneType)
 HEAD: Final = struct.Struct("<IHBB")
 HEAD_BYTES: Final = 8
 HEADERS: Final = 1
-KNOWN_FLAGS: Final = HEADERS
+TTL: Final = 2
+KEYS: Final = 4
+KNOWN_FLAGS: Final = HEADERS | TTL | KEYS
+TTL_FIELD: Final = struct.Struct("<Q")
+TTL_MS_MAX: Final = 1 << 40
+"""About 35 years: with the present time added it is still a time."""
 PRIORITY_NORMAL: Final = 4
 PRIORITY_MAX: Final = 9
 MESSAGES_MAX: Final = 1 << 16
@@ -56,47 +64,81 @@ def pack(
     bodies: Sequence[bytes],
     headers: Sequence[Mapping[str, HeaderValue] | None] | None = None,
     priority: int = PRIORITY_NORMAL,
+    ttl_ms: int = 0,
+    keys: Sequence[int] | None = None,
 ) -> list[bytes]:
     """The parts of a batch of `bodies`, ready for writelines.
 
-    `headers` has an entry for each body, or is None when no message has any.
+    `headers` and `keys` (hashes) have an entry for each body, or are None when no message has any. With `ttl_ms` 0 the
+    messages may wait for ever.
 
     Raises:
-        InvalidRequest: no message or more than MESSAGES_MAX, a priority outside 0..9, or headers that are no plain
-            values.
+        InvalidRequest: no message or more than MESSAGES_MAX, a priority outside 0..9, a time outside 0..TTL_MS_MAX, or
+            headers that are no plain values.
     """
-    if not 0 < len(bodies) <= MESSAGES_MAX:
-        raise InvalidRequest(f"a batch holds 1 to {MESSAGES_MAX} messages, not {len(bodies)}: send them in several")
+    count = len(bodies)
+    if not 0 < count <= MESSAGES_MAX:
+        raise InvalidRequest(f"a batch holds 1 to {MESSAGES_MAX} messages, not {count}: send them in several")
     if not 0 <= priority <= PRIORITY_MAX:
         raise InvalidRequest(f"priority {priority} is not in 0..{PRIORITY_MAX}")
-    if headers is None or not any(headers):
-        return [HEAD.pack(len(bodies), 0, priority, 0), array("I", map(len, bodies)).tobytes(), *bodies]
-    packed = [pack_headers(one) if one else b"" for one in headers]
-    header_lengths = array("I", map(len, packed))
-    lengths = array("I", map(int.__add__, map(len, bodies), header_lengths))
-    records = [part for pair in zip(packed, bodies, strict=True) for part in pair]
-    return [HEAD.pack(len(bodies), HEADERS, priority, 0), lengths.tobytes(), header_lengths.tobytes(), *records]
+    lengths = array("I", map(len, bodies))
+    if not (ttl_ms or headers or keys):
+        return [HEAD.pack(count, 0, priority, 0), lengths.tobytes(), *bodies]
+    flags, ttl, header_column, key_column, records = 0, b"", b"", b"", bodies
+    if ttl_ms:
+        flags, ttl = TTL, _pack_ttl(ttl_ms)
+    if headers and any(headers):
+        packed = [pack_headers(one) if one else b"" for one in headers]
+        header_lengths = array("I", map(len, packed))
+        lengths = array("I", map(int.__add__, lengths, header_lengths))
+        records = [part for pair in zip(packed, bodies, strict=True) for part in pair]
+        flags, header_column = flags | HEADERS, header_lengths.tobytes()
+    if keys and any(keys):
+        if len(keys) != count:
+            raise ValueError(f"{len(keys)} keys are not one for each of {count} messages")
+        flags, key_column = flags | KEYS, array("Q", keys).tobytes()
+    return [HEAD.pack(count, flags, priority, 0) + ttl, lengths.tobytes() + header_column + key_column, *records]
+
+
+def _pack_ttl(ttl_ms: int) -> bytes:
+    if not 0 < ttl_ms <= TTL_MS_MAX:
+        raise InvalidRequest(f"a message may wait for 1 to {TTL_MS_MAX} ms, or with 0 for ever, not for {ttl_ms}")
+    return TTL_FIELD.pack(ttl_ms)
 
 
 class Batch:
     """A checked view of the bytes of one batch; nothing is copied.
 
-    `count` messages, `flags`, `priority`, `lengths` as a memoryview of u32, and `record_bytes`, the sum of lengths.
+    `count` messages, `flags`, `priority`, `ttl_ms` (0: none), `lengths` as a memoryview of u32, and `record_bytes`, the
+    sum of lengths.
     """
 
-    __slots__ = ("_cut_at", "_cut_index", "count", "data", "flags", "lengths", "priority", "record_bytes", "records_at")
+    __slots__ = (
+        "_columns_at",
+        "_cut_at",
+        "_cut_index",
+        "count",
+        "data",
+        "flags",
+        "lengths",
+        "priority",
+        "record_bytes",
+        "records_at",
+        "ttl_ms",
+    )
 
     count: int
     flags: int
     priority: int
     record_bytes: int
+    ttl_ms: int
 
     def __init__(self, data: bytes | bytearray | memoryview) -> None:
         """Check `data` and keep a view of it.
 
         Raises:
-            InvalidRequest: an empty or too large batch, unknown flags, lengths that do not add up to the bytes that
-                are there, or headers longer than their message or their limit.
+            InvalidRequest: an empty or too large batch, unknown flags, a time to live that is none, lengths that do not
+                add up to the bytes that are there, or headers longer than their message or their limit.
         """
         view = memoryview(data)
         size = len(view)
@@ -107,18 +149,23 @@ class Batch:
             raise InvalidRequest(f"batch flags {flags:#06x} are not known to this version")
         if priority > PRIORITY_MAX:
             raise InvalidRequest(f"priority {priority} is not in 0..{PRIORITY_MAX}")
-        records_at = HEAD_BYTES + (8 if flags & HEADERS else 4) * count
+        columns_at, width, self.ttl_ms = HEAD_BYTES, 4, 0
+        if flags:
+            width += (4 if flags & HEADERS else 0) + (8 if flags & KEYS else 0)
+            if flags & TTL:
+                columns_at, self.ttl_ms = HEAD_BYTES + TTL_FIELD.size, _unpack_ttl(view)
+        records_at = columns_at + width * count
         if not 0 < count <= MESSAGES_MAX:
             raise InvalidRequest(f"a batch holds 1 to {MESSAGES_MAX} messages, not {count}: send them in several")
         if records_at > size:
             raise InvalidRequest(f"a batch of {size} bytes cannot hold the columns of {count} messages")
-        lengths = view[HEAD_BYTES : HEAD_BYTES + 4 * count].cast("I")
+        lengths = view[columns_at : columns_at + 4 * count].cast("I")
         record_bytes = sum(lengths)
         if records_at + record_bytes != size:
             raise InvalidRequest(f"the lengths of a batch add up to {records_at + record_bytes} bytes of {size}")
         self.data, self.count, self.flags, self.priority = view, count, flags, priority
         self.lengths, self.record_bytes, self.records_at = lengths, record_bytes, records_at
-        self._cut_index, self._cut_at = 0, records_at
+        self._columns_at, self._cut_index, self._cut_at = columns_at, 0, records_at
         if flags & HEADERS:
             self._check_header_lengths()
 
@@ -133,9 +180,16 @@ class Batch:
     def header_lengths(self) -> Sequence[int]:
         """How many bytes at the front of each record are its headers."""
         if self.flags & HEADERS:
-            at = HEAD_BYTES + 4 * self.count
+            at = self._columns_at + 4 * self.count
             return self.data[at : at + 4 * self.count].cast("I")
         return bytes(self.count)
+
+    @property
+    def keys(self) -> Sequence[int] | None:
+        """The hash of each message's key, 0 where it has none; None where no message has any."""
+        if self.flags & KEYS:
+            return self.data[self.records_at - 8 * self.count : self.records_at].cast("Q")
+        return None
 
     def cut(self, first: int, count: int) -> list[bytes | memoryview]:
         """The parts of a batch that holds `count` messages of this one, from index `first`.
@@ -154,14 +208,19 @@ class Batch:
         start += sum(self.lengths[known:first])
         stop = start + sum(self.lengths[first : first + count])
         self._cut_index, self._cut_at = first + count, stop
-        at = HEAD_BYTES + 4 * first
-        parts: list[bytes | memoryview] = [
-            HEAD.pack(count, self.flags, self.priority, 0),
-            self.data[at : at + 4 * count],
-        ]
-        if self.flags & HEADERS:
+        at, flags = self._columns_at + 4 * first, self.flags
+        head = HEAD.pack(count, flags, self.priority, 0)
+        if not flags:
+            return [head, self.data[at : at + 4 * count], self.data[start:stop]]
+        parts: list[bytes | memoryview] = [head, self.data[at : at + 4 * count]]
+        if flags & TTL:
+            parts.insert(1, TTL_FIELD.pack(self.ttl_ms))
+        if flags & HEADERS:
             at += 4 * self.count
             parts.append(self.data[at : at + 4 * count])
+        if flags & KEYS:
+            at = self.records_at - 8 * (self.count - first)
+            parts.append(self.data[at : at + 8 * count])
         parts.append(self.data[start:stop])
         return parts
 
@@ -191,6 +250,15 @@ class Batch:
         starts = accumulate(self.lengths[:-1], initial=self.records_at)
         for start, size in zip(starts, self.header_lengths, strict=True):
             yield self.data[start : start + size]
+
+
+def _unpack_ttl(view: memoryview) -> int:
+    if len(view) < HEAD_BYTES + TTL_FIELD.size:
+        raise InvalidRequest(f"a batch of {len(view)} bytes has no room for its time to live")
+    (ttl_ms,) = TTL_FIELD.unpack_from(view, HEAD_BYTES)
+    if not 0 < ttl_ms <= TTL_MS_MAX:
+        raise InvalidRequest(f"a time to live of {ttl_ms} ms is not in 1..{TTL_MS_MAX}")
+    return int(ttl_ms)
 
 
 def pack_headers(headers: Mapping[str, HeaderValue]) -> bytes:
