@@ -49,7 +49,7 @@ SYS_VALUES: Final = names("byteorder maxsize intern getsizeof version_info")
 # The broker and the parts it is made of: all of them decide and none of them acts. A new part is named here.
 BROKER: Final = (
     "server.broker.* server.batch_cache server.deliveries server.dispatch server.effects server.journal server.limits"
-    " server.subscription"
+    " server.queue_settings server.subscription"
 )
 BELOW_SERVER: Final = "errors batch durations events log.* projections.* protocol.*"
 FACADES: Final = (

@@ -1,0 +1,195 @@
+"""What may be said of a queue: which values make sense, how two queues differ, and what holds where nothing is said.
+
+`checked` looks at each value by itself. `resolved` lays them over what the queue inherits, from the defaults for its
+name or from what it is now, and looks at them together: what was said must fit the queue's mode, what is only inherited
+and does not fit is left out. `differences` compares a queue with what was said of it.
+"""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypedDict
+
+import msgspec
+
+from vibemq.errors import InvalidRequest
+from vibemq.events import Backoff, Mode, QueueSettings
+from vibemq.server.limits import DURATION_MS_MAX, NAME_BYTES_MAX, Limits
+
+DEAD_LETTER_SUFFIX: Final = ".dlq"
+"""Behind a queue's name: its dead-letter queue, unless it has another."""
+DEAD_LETTER_QUEUE: Final = QueueSettings(max_attempts=0)
+"""What a dead-letter queue starts from that is made on the way: a letter that fails again stays where it is."""
+NUMBER_MAX: Final = (1 << 62) - 1
+
+PLAIN: Final[Mapping[str, Any]] = msgspec.structs.asdict(QueueSettings())
+"""Every setting, in order, with its default."""
+
+WITH_KEYS: Final = frozenset({Mode.ROUND_ROBIN, Mode.FAN_OUT})
+WITH_GROUPS: Final = frozenset(mode for mode in Mode if mode.has_groups)
+ONLY_WITH: Final[Mapping[str, frozenset[Mode]]] = {
+    "order_by_key": WITH_KEYS,  # priorities are an order of their own; without acks nothing waits for the one before
+    "priority_guard": frozenset({Mode.PRIORITY}),
+    "group_idle_ms": WITH_GROUPS,
+    "group_max_lag": WITH_GROUPS,
+}
+"""Settings that mean something in some modes only. `single_active` does in all: who is not served stands by."""
+
+
+class Class(enum.StrEnum):
+    """What a difference in a setting means."""
+
+    INFO = "info"
+    """It changes nothing that a queue does."""
+    SOFT = "soft"
+    """It can be changed while the queue is used."""
+    HARD = "hard"
+    """It cannot: messages are stored and counted by it."""
+
+
+_CLASSES: Final = {"mode": Class.HARD, "order_by_key": Class.HARD, "description": Class.INFO}
+
+
+def class_of(setting: str) -> Class:
+    """What a difference in this setting means."""
+    return _CLASSES.get(setting, Class.SOFT)
+
+
+Difference = TypedDict("Difference", {"setting": str, "live": Any, "declared": Any, "class": str})
+"""One setting in which a queue is not as it was declared, as plain values."""
+
+
+def differences(live: QueueSettings, given: Mapping[str, Any]) -> list[Difference]:
+    """Where a queue is not what is said of it; what is not said does not differ. `given` has been `checked`."""
+    return [
+        {"setting": name, "live": _plain(present), "declared": _plain(given[name]), "class": class_of(name).value}
+        for name, present in msgspec.structs.asdict(live).items()
+        if name in given and given[name] != present
+    ]
+
+
+def checked(given: Mapping[str, object], limits: Limits) -> dict[str, Any]:
+    """Settings by name, each of its own type and within its range.
+
+    Raises:
+        InvalidRequest: a name or a value that cannot be; the text says what can.
+    """
+    return {name: check(name, value, limits) for name, value in given.items()}
+
+
+def check(name: str, value: object, limits: Limits) -> Any:  # noqa: ANN401 - of the setting's own type
+    """The value of one setting, as QueueSettings has it.
+
+    Raises:
+        InvalidRequest: there is no such setting, or it cannot have this value; the text says what it can.
+    """
+    if name not in PLAIN:
+        raise InvalidRequest(f"a queue has no setting {name!r}; there are {', '.join(PLAIN)}")
+    kind = type(PLAIN[name])
+    if issubclass(kind, enum.StrEnum):
+        try:
+            return kind(value)  # type: ignore[arg-type]  # whatever it is
+        except ValueError:
+            raise InvalidRequest(f"{name} must be one of {', '.join(kind)}, not {value!r}") from None
+    if type(value) is not kind:
+        raise InvalidRequest(f"{name} must be {_WORDS[kind]}, not {value!r}")
+    if isinstance(value, str):
+        return _check_text(name, value)
+    if isinstance(value, bool):
+        return value
+    assert isinstance(value, int), name
+    low, high = _range(name, limits)
+    if not low <= value <= high:
+        raise InvalidRequest(f"{name} must be from {low} to {high}, not {value}")
+    return value
+
+
+_WORDS: Final[Mapping[type, str]] = {int: "a whole number", bool: "true or false", str: "text"}
+
+
+def _check_text(name: str, value: str) -> str:
+    if len(value) > NAME_BYTES_MAX:
+        raise InvalidRequest(f"{name} may have {NAME_BYTES_MAX} characters, not {len(value)}")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{name} has unpaired surrogates, which are no UTF-8: {value[:40]!r}") from None
+    return value
+
+
+def _range(name: str, limits: Limits) -> tuple[int, int]:
+    if name == "lease_ms":
+        return 1, limits.lease_ms
+    if name.endswith("_percent"):
+        return 0, 100
+    return 0, DURATION_MS_MAX if name.endswith("_ms") else NUMBER_MAX
+
+
+def resolved(queue: str, inherited: Mapping[str, Any], given: Mapping[str, Any]) -> QueueSettings:
+    """What the queue of that name has: all settings `inherited`, those `given` (and `checked`) in their place.
+
+    Raises:
+        InvalidRequest: what is given does not fit together, or not what the queue inherits.
+    """
+    values = {**inherited, **given}
+    for name, modes in ONLY_WITH.items():
+        if values["mode"] not in modes and values[name] != PLAIN[name]:
+            if name in given:
+                wanted = " or ".join(mode for mode in Mode if mode in modes)
+                raise InvalidRequest(f"{name} needs mode {wanted}; the mode of queue {queue!r} is {values['mode']}")
+            values[name] = PLAIN[name]
+    if values["dead_letter_queue"] == queue:
+        if "dead_letter_queue" in given:
+            raise InvalidRequest(f"queue {queue!r} cannot be its own dead-letter queue")
+        values["dead_letter_queue"] = PLAIN["dead_letter_queue"]
+    delay_ms, delay_max_ms = values["retry_delay_ms"], values["retry_delay_max_ms"]
+    if values["retry_backoff"] is Backoff.EXPONENTIAL and delay_ms > delay_max_ms:
+        if not given.keys().isdisjoint(("retry_backoff", "retry_delay_ms", "retry_delay_max_ms")):
+            raise InvalidRequest(f"retry_delay_ms is {delay_ms}, more than retry_delay_max_ms, which is {delay_max_ms}")
+        values["retry_delay_max_ms"] = delay_ms
+    return QueueSettings(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueDefaults:
+    """What a new queue has where nothing is said of it.
+
+    `patterns` are settings, `checked`, for the queues whose names match, as topics match: words between dots, `*` is
+    one, `#` any number. Later ones come before earlier ones. Dead letters must not get lost by a default that was meant
+    for work: to a queue whose name ends in `.dlq` only patterns apply that end so, too, and those to no other.
+    """
+
+    base: QueueSettings = QueueSettings()
+    patterns: tuple[tuple[str, Mapping[str, Any]], ...] = ()
+
+    def of(
+        self, queue: str, given: Mapping[str, Any] | None = None, base: QueueSettings | None = None
+    ) -> QueueSettings:
+        """What a new queue of that name has of which this is said; `base` in place of the general default.
+
+        Raises:
+            InvalidRequest: what is given does not fit together.
+        """
+        values = msgspec.structs.asdict(base or self.base)
+        for pattern, settings in self.patterns:
+            for_dead_letters = pattern.endswith(DEAD_LETTER_SUFFIX)
+            if for_dead_letters == queue.endswith(DEAD_LETTER_SUFFIX) and _matches(
+                pattern.split("."), queue.split(".")
+            ):
+                values |= settings
+        return resolved(queue, values, given or {})
+
+
+def _matches(pattern: list[str], words: list[str]) -> bool:
+    """Whether words fit a pattern of words: what the pattern's part so far takes in ends at one of `ends`."""
+    ends = {0}
+    for word in pattern:
+        if word == "#":
+            ends = set(range(min(ends, default=0), len(words) + 1)) if ends else set()
+        else:
+            ends = {end + 1 for end in ends if end < len(words) and word in {"*", words[end]}}
+    return len(words) in ends
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, enum.StrEnum) else value
