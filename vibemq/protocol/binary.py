@@ -13,13 +13,17 @@ from vibemq.batch import Batch
 from vibemq.errors import FrameTooLong, InvalidName, InvalidRequest, MalformedFrame, RequestError, UsageError
 from vibemq.protocol import messages as m
 from vibemq.protocol.checks import BAD_INPUT, REFUSAL_TEXT_MAX, check_deliveries, checked, refuse_control
-from vibemq.protocol.fields import CONTROL_BYTES_MAX, NUMBER_MAX, RUNS_MAX, check_name
+from vibemq.protocol.fields import CONTROL_BYTES_MAX, NUMBER_MAX, RUNS_MAX, check_name, check_topic
 from vibemq.protocol.frames import HEAD, Frame, Kind
 
 PUBLISH: Final = struct.Struct("<IQQB")
-"""request u32, producer sequence u64, oldest u64, length of the queue's name u8; then the name, then the batch."""
+"""request u32, producer sequence u64, oldest u64, length of the queue's name u8; then the name, then the batch.
+Flag TO_TOPIC (1): the name is that of a topic."""
 CONFIRMED: Final = struct.Struct("<IQQ")
-"""request u32, record offset u64, sequence of the first message u64. Flag 1: duplicate."""
+"""request u32, record offset u64, sequence of the first message u64. Flag 1: duplicate.
+Flag DROPPED (2): DROPS follows."""
+DROPS: Final = struct.Struct("<I")
+"""How many messages at the end of the batch were not stored, u32. It is there only when there are any: rarely."""
 DELIVER: Final = struct.Struct("<QQQQQIHH")
 """subscription, delivery, sequence, offset, time_us u64 each, index u32, attempt u16, zero u16; then a batch.
 Flag 1: redelivered."""
@@ -28,6 +32,8 @@ ACK: Final = struct.Struct("<IQ")
 CREDIT: Final = struct.Struct("<QIIQi")
 """subscription u64, messages u32, bytes u32, handed u64, wait_ms i32."""
 FLAG: Final = 1
+TO_TOPIC: Final = 1
+DROPPED: Final = 2
 
 PUBLISH_BYTES: Final = PUBLISH.size
 DELIVER_BYTES: Final = DELIVER.size
@@ -41,23 +47,43 @@ ControlCommand = (
     m.Hello
     | m.Subscribe
     | m.Unsubscribe
+    | m.Seek
+    | m.DeleteGroup
     | m.Credit
     | m.Ack
     | m.Nack
     | m.Extend
     | m.Declare
+    | m.Change
+    | m.Rename
+    | m.Bind
+    | m.Unbind
+    | m.ListBindings
     | m.ListQueues
     | m.ShowQueue
     | m.Purge
     | m.Delete
+    | m.Undelete
     | m.Peek
+    | m.DeadLetters
+    | m.Redrive
     | m.Flush
     | m.Digest
     | m.Ping
     | m.Goodbye
 )
 ControlReply = (
-    m.Welcome | m.Confirmed | m.Done | m.Failed | m.Drained | m.LeasesLost | m.Ended | m.Ping | m.Pong | m.Goodbye
+    m.Welcome
+    | m.Confirmed
+    | m.Done
+    | m.Failed
+    | m.Drained
+    | m.LeasesLost
+    | m.Ended
+    | m.Unblocked
+    | m.Ping
+    | m.Pong
+    | m.Goodbye
 )
 
 # Kinds as plain integers: looking up a member of an enum costs as much as unpacking a frame's head.
@@ -81,11 +107,11 @@ def decode_command(frame: Frame) -> m.Command | m.Refused:
         FrameTooLong: a control frame above CONTROL_BYTES_MAX.
     """
     kind, flags, body = frame
-    if flags:
-        raise MalformedFrame(f"flags {flags:#04x} on a frame of kind {kind}: clients send none in this version")
+    if flags and (kind != _PUBLISH or flags != TO_TOPIC):
+        raise MalformedFrame(f"flags {flags:#04x} on a frame of kind {kind} are not known to this version")
     try:
         if kind == _PUBLISH:
-            return _decode_publish(body)
+            return _decode_publish(body, to_topic=bool(flags))
         if kind == _ACK:
             return _decode_ack(body)
         if kind == _CREDIT:
@@ -97,19 +123,22 @@ def decode_command(frame: Frame) -> m.Command | m.Refused:
     raise MalformedFrame(f"frames of kind {kind} are not known, or not sent by clients")
 
 
-def _decode_publish(body: memoryview) -> m.Publish | m.Refused:
+def _decode_publish(body: memoryview, *, to_topic: bool) -> m.Publish | m.Refused:
     request, sequence, oldest, size = PUBLISH.unpack_from(body)
     at = PUBLISH_BYTES + size
     try:
         queue = str(body[PUBLISH_BYTES:at], "utf-8")
-        check_name(queue)
+        if to_topic:
+            check_topic(queue)
+        else:
+            check_name(queue)
         if not request or sequence > NUMBER_MAX or oldest > sequence:
             raise InvalidRequest(
                 f"a publish needs a request above 0, a sequence of at most {NUMBER_MAX}, and an oldest not above it"
             )
-        return m.Publish(request, queue, sequence, Batch(bytes(body[at:])), oldest)
+        return m.Publish(request, queue, sequence, Batch(bytes(body[at:])), oldest, to_topic)
     except UnicodeDecodeError:
-        return m.Refused(request, InvalidName("the name of a queue is not UTF-8"))
+        return m.Refused(request, InvalidName("the name of a queue or topic is not UTF-8"))
     except RequestError as problem:
         return m.Refused(request, problem)
 
@@ -163,7 +192,12 @@ def encode_command(command: m.Command) -> list[bytes | memoryview]:
             return [HEAD.pack(CREDIT.size, _CREDIT, 0, 0) + body]
         if isinstance(command, m.Publish):
             return encode_publish(
-                command.request, command.queue.encode(), command.sequence, [command.batch.data], command.oldest
+                command.request,
+                command.queue.encode(),
+                command.sequence,
+                [command.batch.data],
+                command.oldest,
+                to_topic=command.to_topic,
             )
         return _encode_control(command)
     except (struct.error, OverflowError, UnicodeEncodeError) as problem:
@@ -177,7 +211,13 @@ def _encode_control(message: m.Control) -> list[bytes | memoryview]:
 
 
 def encode_publish(
-    request: int, queue: bytes, sequence: int, batch: list[bytes | memoryview], oldest: int = 0
+    request: int,
+    queue: bytes,
+    sequence: int,
+    batch: list[bytes | memoryview],
+    oldest: int = 0,
+    *,
+    to_topic: bool = False,
 ) -> list[bytes | memoryview]:
     """The buffers of a PUBLISH frame whose batch is given in parts.
 
@@ -186,7 +226,7 @@ def encode_publish(
             callers that keep to the limits of Welcome never meet it.
     """
     length = PUBLISH_BYTES + len(queue) + sum(map(len, batch))
-    return [_PUBLISH_HEAD.pack(length, _PUBLISH, 0, 0, request, sequence, oldest, len(queue)) + queue, *batch]
+    return [_PUBLISH_HEAD.pack(length, _PUBLISH, to_topic, 0, request, sequence, oldest, len(queue)) + queue, *batch]
 
 
 def encode_reply(reply: m.Reply) -> list[bytes | memoryview]:
@@ -209,12 +249,16 @@ def encode_reply(reply: m.Reply) -> list[bytes | memoryview]:
         )
         return [head, *reply.parts]
     if isinstance(reply, m.Confirmed):
-        return [
-            _CONFIRMED_HEAD.pack(
-                CONFIRMED.size, _CONFIRMED, reply.duplicate, 0, reply.request, reply.offset, reply.sequence
-            )
-        ]
+        return [_encode_confirmed(reply)]
     return _encode_control(reply)
+
+
+def _encode_confirmed(reply: m.Confirmed) -> bytes:
+    flags, drops = int(reply.duplicate), b""
+    if reply.dropped:
+        flags, drops = flags | DROPPED, DROPS.pack(reply.dropped)
+    length = CONFIRMED.size + len(drops)
+    return _CONFIRMED_HEAD.pack(length, _CONFIRMED, flags, 0, reply.request, reply.offset, reply.sequence) + drops
 
 
 def decode_reply(frame: Frame) -> m.Reply:
@@ -228,8 +272,7 @@ def decode_reply(frame: Frame) -> m.Reply:
         if kind == _DELIVER:
             return _decode_deliver(flags, body)
         if kind == _CONFIRMED:
-            request, offset, sequence = CONFIRMED.unpack(body)
-            return m.Confirmed(request=request, offset=offset, sequence=sequence, duplicate=bool(flags & FLAG))
+            return _decode_confirmed(flags, body)
     except struct.error:
         raise MalformedFrame(f"a {Kind(kind).name} frame cannot have a body of {len(body)} bytes") from None
     if kind != _CONTROL:
@@ -240,6 +283,15 @@ def decode_reply(frame: Frame) -> m.Reply:
         text = str(problem)[:REFUSAL_TEXT_MAX]
         raise MalformedFrame(f"a control frame is no reply of this protocol: {text}") from None
     return reply
+
+
+def _decode_confirmed(flags: int, body: memoryview) -> m.Confirmed:
+    dropped = 0
+    if flags & DROPPED:
+        (dropped,) = DROPS.unpack(body[CONFIRMED.size :])
+        body = body[: CONFIRMED.size]
+    request, offset, sequence = CONFIRMED.unpack(body)
+    return m.Confirmed(request=request, offset=offset, sequence=sequence, duplicate=bool(flags & FLAG), dropped=dropped)
 
 
 def _decode_deliver(flags: int, body: memoryview) -> m.Deliver:

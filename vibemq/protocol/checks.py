@@ -7,7 +7,15 @@ import msgspec
 
 from vibemq.errors import InvalidRequest, MalformedFrame, RequestError
 from vibemq.protocol import messages as m
-from vibemq.protocol.fields import NUMBER_MAX, PRODUCER_MAX, RUNS_MAX, TEXT_MAX, RequestOrNone, check_name
+from vibemq.protocol.fields import (
+    NUMBER_MAX,
+    PRODUCER_MAX,
+    RUNS_MAX,
+    TEXT_MAX,
+    RequestOrNone,
+    check_name,
+    check_pattern,
+)
 
 REFUSAL_TEXT_MAX: Final = 300
 """Characters of a refusal. A decoder quotes what it was sent, which may be as long as a frame."""
@@ -85,20 +93,35 @@ def checked(command: m.Command) -> m.Command | m.Refused:
 
 
 def _check(command: m.Command) -> None:
+    _check_names(command)
+    match command:
+        case m.Ack() | m.Nack() | m.Extend():
+            check_deliveries(command.deliveries)
+        case m.Hello():
+            if command.producer > PRODUCER_MAX:
+                raise InvalidRequest(f"producer {command.producer} is above {PRODUCER_MAX}")
+        case m.Declare() | m.Change():
+            for name, value in command.settings.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    raise InvalidRequest(f"setting {name[:40]!r} is {value}, which is no number")
+        case _:
+            pass
+
+
+def _check_names(command: m.Command) -> None:
     queue = getattr(command, "queue", None)
     if queue is not None:
         check_name(queue)
     match command:
-        case m.Ack() | m.Nack() | m.Extend():
-            check_deliveries(command.deliveries)
-        case m.Subscribe(group=str(group)):
+        case (
+            m.Subscribe(group=str(group)) | m.Peek(group=str(group)) | m.Seek(group=group) | m.DeleteGroup(group=group)
+        ):
             check_name(group, "group")
-        case m.Hello():
-            if command.producer > PRODUCER_MAX:
-                raise InvalidRequest(f"producer {command.producer} is above {PRODUCER_MAX}")
-        case m.Declare():
-            for name, value in command.settings.items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    raise InvalidRequest(f"setting {name[:40]!r} is {value}, which is no number")
+        case m.Bind() | m.Unbind():
+            check_pattern(command.pattern)
+        case m.Rename():
+            check_name(command.name)
+        case m.Undelete(name=name) | m.Redrive(target=name) if name:
+            check_name(name)
         case _:
             pass

@@ -1,4 +1,4 @@
-"""What the fields of a message may hold: the types that msgspec checks while it decodes, and the rule for names.
+"""What the fields of a message may hold: the types that msgspec checks while it decodes, and the rules for names.
 
 Both codecs decode into these types, so they accept the same ranges, and the broker need not look again. Numbers end at
 2^63 - 1: they fit the signed integers of every language, and a sum of two of them still fits the log's u64.
@@ -45,7 +45,7 @@ OnDifference: TypeAlias = Literal["fail", "ignore", "override"]
 Run: TypeAlias = tuple[Annotated[int, Meta(ge=1, le=NUMBER_MAX)], Annotated[int, Meta(ge=1, le=NUMBER_MAX)]]
 Deliveries: TypeAlias = Annotated[tuple[Run, ...], Meta(min_length=1, max_length=RUNS_MAX)]
 Settings: TypeAlias = Annotated[
-    dict[Word, Word | Annotated[int, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | float], Meta(max_length=64)
+    dict[Word, Word | bool | Annotated[int, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | float], Meta(max_length=64)
 ]
 
 
@@ -70,3 +70,32 @@ def check_name(name: str, what: str = "queue") -> None:
         raise InvalidName(f"the name of a {what} must not have control characters: {name[:40]!r}")
     if name[0] == " " or name[-1] == " ":
         raise InvalidName(f"the name of a {what} must not begin or end with a space: {name[:40]!r}")
+
+
+def check_topic(topic: str) -> None:
+    """Check a topic to publish to: a name, of words between dots that are not empty, without `*` and `#`.
+
+    Raises:
+        InvalidName: it breaks one of these rules; the text says which.
+    """
+    check_name(topic, "topic")
+    _check_words(topic, "topic")
+    if "*" in topic or "#" in topic:
+        raise InvalidName(f"a topic must not have * and #, which are for patterns: {topic[:40]!r}")
+
+
+def check_pattern(pattern: str) -> None:
+    """Check a pattern to bind a queue to: as a topic, but words may be `*` (any one) or `#` (any number).
+
+    Raises:
+        InvalidName: it breaks one of these rules; the text says which.
+    """
+    check_name(pattern, "pattern")
+    _check_words(pattern, "pattern")
+    if any(len(word) > 1 and ("*" in word or "#" in word) for word in pattern.split(".")):
+        raise InvalidName(f"in a pattern * and # are words of their own, between dots: {pattern[:40]!r}")
+
+
+def _check_words(text: str, what: str) -> None:
+    if ".." in text or text[0] == "." or text[-1] == ".":
+        raise InvalidName(f"a {what} is words between dots, and none of them empty: {text[:40]!r}")

@@ -1,8 +1,8 @@
 """The JSON codec: one object a line, for people with netcat and for languages without MessagePack.
 
 It says the same as the binary codec. Only Publish and Deliver differ: their batch is a list of messages, which is
-packed into the canonical layout on the way in and unpacked on the way out. Bytes in a Done.result become base64, but
-for the `body` of a message, which becomes `body` or `body_base64` as it does in Deliver.
+packed into the canonical layout on the way in, with the hashes of its keys, and unpacked on the way out. Bytes in a
+Done.result become base64, but for the `body` of a message, which becomes `body` or `body_base64` as it does in Deliver.
 """
 
 import base64
@@ -18,7 +18,8 @@ from vibemq.errors import FrameTooLong, InvalidRequest, ProtocolError, RequestEr
 from vibemq.protocol import messages as m
 from vibemq.protocol.binary import ControlCommand
 from vibemq.protocol.checks import BAD_INPUT, checked, refuse_json
-from vibemq.protocol.fields import ELEMENTS_MAX, check_name
+from vibemq.protocol.fields import ELEMENTS_MAX, check_name, check_topic
+from vibemq.protocol.keys import key_hash
 
 _command_decoder = msgspec.json.Decoder(ControlCommand | m.JsonPublish)
 _encoder = msgspec.json.Encoder()
@@ -90,15 +91,25 @@ def decode_command(line: bytes) -> m.Command | m.Refused:
     if not isinstance(command, m.JsonPublish):
         return checked(command)
     try:
-        check_name(command.queue)
-        if command.oldest > command.sequence:
-            raise InvalidRequest("oldest must not be above sequence")
-        bodies = [_body(message) for message in command.messages]
-        headers = [message.headers for message in command.messages]
-        batch = Batch(b"".join(batches.pack(bodies, headers, command.priority)))
+        return _publish(command)
     except RequestError as problem:
         return m.Refused(command.request, problem)
-    return m.Publish(command.request, command.queue, command.sequence, batch, command.oldest)
+
+
+def _publish(ask: m.JsonPublish) -> m.Publish:
+    """What a client library would have sent: keys and the topic are headers too."""
+    if ask.to_topic:
+        check_topic(ask.queue)
+    else:
+        check_name(ask.queue)
+    if ask.oldest > ask.sequence:
+        raise InvalidRequest("oldest must not be above sequence")
+    topic = {"topic": ask.queue} if ask.to_topic else {}
+    bodies = [_body(message) for message in ask.messages]
+    headers = [message.headers | topic | ({"key": message.key} if message.key else {}) for message in ask.messages]
+    keys = [key_hash(message.key) if message.key else 0 for message in ask.messages]
+    batch = Batch(b"".join(batches.pack(bodies, headers, ask.priority, ask.ttl_ms, keys)))
+    return m.Publish(ask.request, ask.queue, ask.sequence, batch, ask.oldest, ask.to_topic)
 
 
 def _has_too_many_elements(line: bytes) -> bool:
