@@ -463,7 +463,14 @@ class Ended(Control, frozen=True, kw_only=True):
 
 
 class Unblocked(Control, frozen=True, kw_only=True):
-    """A queue (or topic) for which this connection's publishes failed with QueueBlocked takes some again."""
+    """A queue (or topic) for which this connection's publishes failed with QueueBlocked takes some again.
+
+    The client sends what was refused again: in order, with the sequences that it had, before anything new. More of its
+    batches may have been on their way meanwhile. So that none of these overtakes, the broker takes, of the sequences
+    that it refused to this connection for this queue, only the lowest next; others are refused again, and Unblocked
+    follows again. What is below the `oldest` of a later publish was given up by the client and is not waited for.
+    A sequence that was refused so was not stored: it is not too old, whatever came after it.
+    """
 
     queue: str
 
