@@ -1,13 +1,16 @@
 """Targets for what people write: configuration files, addresses, durations."""
 
 import io
+from dataclasses import fields
 from pathlib import Path
 from typing import cast
 
 from tests.fuzz.target import Target
 from vibemq import durations
+from vibemq import events as e
 from vibemq.client import url
 from vibemq.errors import ConfigError, NotSupported, UsageError
+from vibemq.server.limits import Limits
 from vibemq.server.settings import Settings, load_toml, parse_listen
 
 PLANTED = "s3cr3t"
@@ -35,7 +38,10 @@ def run_config(data: bytes) -> None:
     settings = Settings(**found)
     assert 0 <= settings.port < 1 << 16
     assert settings.segment_bytes > 0
-    assert all(getattr(settings.limits, name) > 0 for name in type(settings.limits).__slots__)
+    none = {one.name for one in fields(Limits) if not one.default}
+    assert all(getattr(settings.limits, name) >= (name not in none) for name in type(settings.limits).__slots__)
+    for name, queue in settings.queues.items():
+        assert e.encode(e.QueueDeclared(1, name, settings.defaults.of(name, queue.settings), 0))
 
 
 def run_address(data: bytes) -> None:
@@ -68,6 +74,8 @@ def _config_seeds() -> list[bytes]:
         b"checkpoint_interval_ms = 100\n[limits]\nframe_bytes = 65536\nconnections = 5\n",
         b"[limits]\nframe_bytes = 1.5\n",
         b"limits = 3\n",
+        b'unroutable = "lost"\n[queues.q]\nmode = "priority"\nttl = "1d"\nbind = ["a.*"]\n[queues."a.b"]\nlease = 5\n',
+        b'[defaults."#"]\nretry_backoff = "exponential"\nretry_delay = "2h"\nsingle_active = true\nmax_bytes = 10\n',
         b'listen = ":0"\n',
     ]
 
@@ -80,7 +88,12 @@ def _address_seeds() -> list[bytes]:
 
 
 TARGETS = (
-    Target("config", run_config, _config_seeds, (b"[limits]", b"inf", b"-1", b"[[", b"999999999999999999999", b'"""')),
+    Target(
+        "config",
+        run_config,
+        _config_seeds,
+        (b"[limits]", b"inf", b"-1", b"[[", b"999999999999999999999", b'"""', b"[queues.", b"[defaults."),
+    ),
     Target(
         "address",
         run_address,

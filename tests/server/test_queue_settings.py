@@ -57,7 +57,6 @@ def new(given: Mapping[str, object], defaults: QueueDefaults | None = None, name
 def test_values_in_their_range_are_taken_as_they_are(given: dict[str, Any]) -> None:
     found = checked(given, LIMITS)
     assert found == given
-    assert msgspec.convert(list(msgspec.structs.asdict(QueueSettings(**found)).values()), QueueSettings)
     assert all(type(value) is type(PLAIN[name]) for name, value in found.items())
 
 
@@ -67,7 +66,7 @@ def test_numbers_end_at_their_range(name: str) -> None:
     assert checked({name: low}, LIMITS) == {name: low}
     assert checked({name: high}, LIMITS) == {name: high}
     for beyond in (low - 1, high + 1):
-        with pytest.raises(InvalidRequest, match=f"^{name} must be from {low} to {high}, not {beyond}$"):
+        with pytest.raises(InvalidRequest, match=f"^{name} must be from {low} to {high}( ms| percent)?, not {beyond}$"):
             checked({name: beyond}, LIMITS)
 
 
@@ -94,7 +93,7 @@ def test_a_name_that_there_is_not_is_refused_with_those_there_are() -> None:
 
 
 def test_the_longest_lease_is_a_limit_of_the_broker() -> None:
-    with pytest.raises(InvalidRequest, match="lease_ms must be from 1 to 50, not 51"):
+    with pytest.raises(InvalidRequest, match="lease_ms must be from 1 to 50 ms, not 51"):
         checked({"lease_ms": 51}, Limits(lease_ms=50))
 
 

@@ -23,10 +23,14 @@ class Limits:
     connections_per_address: int = 20_000
     subscriptions_per_connection: int = 1_000
     queues: int = 100_000
+    deleted_queues: int = 1_000
+    groups_per_queue: int = 1_000
+    bindings: int = 200_000
     unacked_per_subscription: int = 200_000
     credit_bytes_per_subscription: int = 256 * MIB
     publish_window_bytes: int = 16 * MIB
     publish_window_batches: int = 1_000
+    publish_rate_per_connection: int = 0
     unread_bytes: int = 256 * MIB
     unsynced_bytes: int = 256 * KIB
     producers: int = 10_000

@@ -77,43 +77,46 @@ def checked(given: Mapping[str, object], limits: Limits) -> dict[str, Any]:
     return {name: check(name, value, limits) for name, value in given.items()}
 
 
-def check(name: str, value: object, limits: Limits) -> Any:  # noqa: ANN401 - of the setting's own type
-    """The value of one setting, as QueueSettings has it.
+def check(name: str, value: object, limits: Limits, called: str = "") -> Any:  # noqa: ANN401 - of the setting's type
+    """The value of one setting, as QueueSettings has it; `called` is how errors name it, if not by its name.
 
     Raises:
         InvalidRequest: there is no such setting, or it cannot have this value; the text says what it can.
     """
     if name not in PLAIN:
         raise InvalidRequest(f"a queue has no setting {name!r}; there are {', '.join(PLAIN)}")
+    called = called or name
     kind = type(PLAIN[name])
     if issubclass(kind, enum.StrEnum):
         try:
             return kind(value)  # type: ignore[arg-type]  # whatever it is
         except ValueError:
-            raise InvalidRequest(f"{name} must be one of {', '.join(kind)}, not {value!r}") from None
+            raise InvalidRequest(f"{called} must be one of {', '.join(kind)}, not {value!r}") from None
     if type(value) is not kind:
-        raise InvalidRequest(f"{name} must be {_WORDS[kind]}, not {value!r}")
+        raise InvalidRequest(f"{called} must be {_WORDS[kind]}, not {value!r}")
     if isinstance(value, str):
-        return _check_text(name, value)
+        return _check_text(called, value)
     if isinstance(value, bool):
         return value
     assert isinstance(value, int), name
     low, high = _range(name, limits)
     if not low <= value <= high:
-        raise InvalidRequest(f"{name} must be from {low} to {high}, not {value}")
+        unit = next((text for suffix, text in _UNITS if name.endswith(suffix)), "")
+        raise InvalidRequest(f"{called} must be from {low} to {high}{unit}, not {value}")
     return value
 
 
+_UNITS: Final = (("_ms", " ms"), ("_percent", " percent"))
 _WORDS: Final[Mapping[type, str]] = {int: "a whole number", bool: "true or false", str: "text"}
 
 
-def _check_text(name: str, value: str) -> str:
+def _check_text(called: str, value: str) -> str:
     if len(value) > NAME_BYTES_MAX:
-        raise InvalidRequest(f"{name} may have {NAME_BYTES_MAX} characters, not {len(value)}")
+        raise InvalidRequest(f"{called} may have {NAME_BYTES_MAX} characters, not {len(value)}")
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidRequest(f"{name} has unpaired surrogates, which are no UTF-8: {value[:40]!r}") from None
+        raise InvalidRequest(f"{called} has unpaired surrogates, which are no UTF-8: {value[:40]!r}") from None
     return value
 
 
@@ -148,6 +151,14 @@ def resolved(queue: str, inherited: Mapping[str, Any], given: Mapping[str, Any])
             raise InvalidRequest(f"retry_delay_ms is {delay_ms}, more than retry_delay_max_ms, which is {delay_max_ms}")
         values["retry_delay_max_ms"] = delay_ms
     return QueueSettings(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """A queue that shall be there: its settings, `checked`, and the patterns of topics that it is bound to."""
+
+    settings: Mapping[str, Any]
+    bind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ class Runtime:
         self._tell_failure = on_failure
         self._loop = asyncio.get_running_loop()
         storage, settings = self.storage, self.settings
-        self.broker = Broker(storage.state, settings.limits, settings.queue_defaults, auto_create=settings.auto_create)
+        self.broker = Broker(storage.state, settings.limits, settings.defaults.base, auto_create=settings.auto_create)
         self._journal = self.broker.journal
         self._deliveries = self.broker.deliveries
         self.writer = Writer(
