@@ -19,6 +19,8 @@ from vibemq.errors import FormatUnsupported
 
 Span: TypeAlias = tuple[int, int, int]
 Spans: TypeAlias = tuple[Span, ...]
+Arrival: TypeAlias = tuple[int, int, int, int]
+"""Messages that came: (queue, lane, sequence of the first, count)."""
 
 DEFAULT_GROUP: Final = 0
 DEFAULT_LANE: Final = 0
@@ -176,6 +178,11 @@ class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     TAG: ClassVar[Tag]
     VERSION: ClassVar[int] = 1
+
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """Where this event made messages ready that were not there before."""
+        return ()
 
 
 class BrokerStarted(Event, frozen=True):
@@ -355,6 +362,11 @@ class Published(Event, frozen=True):
     dropped: int = 0
     timed: bool = False
 
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """The batch, as far as there was room for it."""
+        return ((self.queue, self.lane, self.sequence, self.count),) if self.count else ()
+
 
 class Routed(Event, frozen=True):
     """A batch that was published to `topic` became ready in each queue of `targets`; it is the record's payload.
@@ -379,6 +391,11 @@ class Routed(Event, frozen=True):
     def sequence(self) -> int:
         """What the confirm says: there is no one sequence in several queues."""
         return 0
+
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """The batch, once in each queue."""
+        return tuple((queue, lane, sequence, self.count) for queue, lane, sequence in self.targets)
 
 
 class MadeReady(Event, frozen=True):
@@ -503,6 +520,11 @@ class DeadLettered(Event, frozen=True):
         """How many messages."""
         return sum(ref[2] for ref in self.refs)
 
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """In the dead-letter queue."""
+        return ((self.dead_queue, DEFAULT_LANE, self.dead_sequence, self.count),) if self.dead_queue else ()
+
 
 class Redriven(Event, frozen=True):
     """Dead letters went back to work: from `queue`, where they were ready, to lane `lane` of `target`.
@@ -527,6 +549,11 @@ class Redriven(Event, frozen=True):
         """How many messages."""
         return sum(ref[2] for ref in self.refs)
 
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """In the queue where they work again."""
+        return ((self.target, self.lane, self.sequence, self.count),)
+
 
 class SegmentSealed(Event, frozen=True):
     """A full segment, records `base` .. `end - 1`, and its seal, chained to the seal of the segment before."""
@@ -539,6 +566,9 @@ class SegmentSealed(Event, frozen=True):
 
 
 CATALOGUE: Final[dict[int, type[Event]]] = {kind.TAG: kind for kind in Event.__subclasses__()}
+
+ARRIVING: Final = frozenset({Tag.PUBLISHED, Tag.ROUTED, Tag.DEAD_LETTERED, Tag.REDRIVEN})
+"""The kinds of event that have arrivals."""
 
 Upcaster: TypeAlias = Callable[[list[Any]], list[Any]]
 UPCASTERS: Final[dict[tuple[int, int], Upcaster]] = {}

@@ -32,7 +32,7 @@ import lmdb
 import xxhash
 
 from vibemq.errors import CorruptLog, StorageError, UsageError
-from vibemq.events import DEFAULT_LANE, DeadLettered, Event, Published, SegmentSealed
+from vibemq.events import Event, SegmentSealed
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import Mark, Place
 from vibemq.log.log import Log
@@ -182,13 +182,9 @@ class Overlay:
             with self._lock:
                 self._noted.places.append((offset, base, at, time_us))
             self._base, self._next_at = base, at + MARK_BYTES
-        kind = type(event)
-        if kind is Published:
-            self._note_sequence(offset, event.queue, event.lane, event.sequence, base, at)  # type: ignore[attr-defined]
-        elif isinstance(event, DeadLettered):
-            if event.dead_queue:
-                self._note_sequence(offset, event.dead_queue, DEFAULT_LANE, event.dead_sequence, base, at)
-        elif isinstance(event, SegmentSealed):
+        for queue, lane, sequence, _ in event.arrivals:
+            self._note_sequence(offset, queue, lane, sequence, base, at)
+        if isinstance(event, SegmentSealed):
             with self._lock:
                 self._noted.seals.append((offset, event.end, event.seal))
 

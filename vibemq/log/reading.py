@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from vibemq.errors import BeyondLog, CorruptLog
-from vibemq.events import DEFAULT_LANE, DeadLettered, Published, Tag
+from vibemq.events import ARRIVING
 from vibemq.log import frame
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import HEADER_BYTES, Damage, Place, Record
@@ -187,7 +187,7 @@ class Reader:
     def find_sequence(self, place: Place, queue: int, lane: int, sequence: int, end: int = FOREVER) -> Record:
         """The record that made a message of a queue's lane ready, from the nearest place before it.
 
-        That is its Published event, or the DeadLettered event whose `refs` tell where the message was published.
+        Where that is a DeadLettered or Redriven event, its `refs` tell where the message was published.
 
         Raises:
             BeyondLog: there is no such message, or its record is not before `end`.
@@ -207,12 +207,7 @@ class Reader:
 
 def made_ready(record: Record, queue: int, lane: int, sequence: int) -> bool:
     """Whether this record gave a message that sequence in a queue's lane."""
-    if record.tag not in {Tag.PUBLISHED, Tag.DEAD_LETTERED}:
-        return False
-    event = record.event
-    if isinstance(event, Published):
-        return (event.queue, event.lane) == (queue, lane) and event.sequence <= sequence < event.sequence + event.count
-    if isinstance(event, DeadLettered):
-        first = event.dead_sequence
-        return (event.dead_queue, DEFAULT_LANE) == (queue, lane) and first <= sequence < first + event.count
-    return False
+    return record.tag in ARRIVING and any(
+        (to, into) == (queue, lane) and first <= sequence < first + count
+        for to, into, first, count in record.event.arrivals
+    )

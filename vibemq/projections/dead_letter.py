@@ -12,7 +12,10 @@ from vibemq.projections.intervals import IntervalSet
 
 
 class DeadRun(NamedTuple):
-    """Messages start <= sequence < end of the dead-letter queue, by one event, record `offset`."""
+    """Messages start <= sequence < end of the dead-letter queue, by one event, record `offset`.
+
+    They came from `lane` of `queue`; 0 is no queue: they were published to a topic that no queue was bound to.
+    """
 
     start: int
     end: int
@@ -22,6 +25,7 @@ class DeadRun(NamedTuple):
     reason: int
     attempts: int
     error: str
+    lane: int
 
 
 class DeadLetters:
@@ -41,24 +45,52 @@ class DeadLetters:
 
     def received(self, offset: int, time_us: int, event: e.DeadLettered) -> None:
         """Messages came."""
-        start, end = event.dead_sequence, event.dead_sequence + event.count
-        run = DeadRun(start, end, offset, time_us, event.queue, event.reason, event.attempts, event.error)
+        start, lane = event.dead_sequence, event.spans[0][0]
+        self._add(
+            DeadRun(
+                start,
+                start + event.count,
+                offset,
+                time_us,
+                event.queue,
+                event.reason,
+                event.attempts,
+                event.error,
+                lane,
+            )
+        )
+
+    def received_unroutable(self, offset: int, time_us: int, sequence: int, event: e.Routed) -> None:
+        """Messages came that no queue was bound to."""
+        reason, lane = e.DeadReason.UNROUTABLE, e.DEFAULT_LANE
+        self._add(DeadRun(sequence, sequence + event.count, offset, time_us, 0, reason, 0, event.topic, lane))
+
+    def _add(self, run: DeadRun) -> None:
         self.runs.append(run)
-        self.open.add(start, end)
+        self.open.add(run.start, run.end)
+
+    def within(self, start: int, end: int) -> list[DeadRun]:
+        """The runs that have messages in start <= sequence < end, in order."""
+        first = max(0, bisect_right(self.runs, start, key=_start) - 1)
+        last = bisect_right(self.runs, end - 1, key=_start)
+        return [run for run in self.runs[first:last] if run.end > start]
 
     def settled(self, spans: e.Spans) -> None:
         """Messages were acked, rejected or moved on."""
-        for _, start, end in spans:
+        for lane, start, end in spans:
+            if lane != e.DEFAULT_LANE:  # not where dead letters are
+                continue
             self.open.remove(start, end)
-            first = max(0, bisect_right(self.runs, start, key=lambda run: run.start) - 1)
-            last = bisect_right(self.runs, end - 1, key=lambda run: run.start)
+            first = max(0, bisect_right(self.runs, start, key=_start) - 1)
+            last = bisect_right(self.runs, end - 1, key=_start)
             self.runs[first:last] = [run for run in self.runs[first:last] if self.open.within(run.start, run.end)]
 
     def purged(self, kept: e.Spans) -> None:
         """Everything but what consumers hold was thrown away."""
         still_open = IntervalSet()
-        for _, start, end in kept:
-            still_open.add(start, end)
+        for lane, start, end in kept:
+            for low, high in self.open.within(start, end) if lane == e.DEFAULT_LANE else ():
+                still_open.add(low, high)
         self.open = still_open
         self.runs = [run for run in self.runs if still_open.within(run.start, run.end)]
 
@@ -75,3 +107,7 @@ class DeadLetters:
         dead.runs = [DeadRun(*run) for run in runs]
         dead.open = IntervalSet.restore(still_open)
         return dead
+
+
+def _start(run: DeadRun) -> int:
+    return run.start

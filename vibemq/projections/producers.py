@@ -14,12 +14,16 @@ BATCHES_REMEMBERED: Final = 1024
 
 
 class Accepted(NamedTuple):
-    """A batch that was stored: the producer's sequence of its first message, and what was confirmed for it."""
+    """A batch that was stored: the producer's sequence of its first message, and what was confirmed for it.
+
+    The last `dropped` of its `messages` were not stored.
+    """
 
     first: int
     messages: int
     offset: int
     sequence: int
+    dropped: int = 0
 
 
 class Producer:
@@ -54,13 +58,15 @@ class Producers:
         self.as_of = 0
         self.known: dict[int, Producer] = {}
 
-    def published(self, offset: int, event: e.Published) -> None:
+    def published(self, offset: int, event: e.Published | e.Routed) -> None:
         """Remember a batch."""
+        dropped = event.dropped if isinstance(event, e.Published) else 0
+        messages = event.count + dropped
         producer = self.known.pop(event.producer, None) or Producer()
         self.known[event.producer] = producer
         first = event.producer_sequence
-        producer.batches.append(Accepted(first, event.count, offset, event.sequence))
-        producer.highest = max(producer.highest, first + event.count - 1)
+        producer.batches.append(Accepted(first, messages, offset, event.sequence, dropped))
+        producer.highest = max(producer.highest, first + messages - 1)
         if event.producer_oldest > producer.oldest:
             producer.oldest = oldest = event.producer_oldest
             while producer.batches[0].first < oldest:  # the batch itself is not below it

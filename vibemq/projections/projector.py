@@ -38,8 +38,15 @@ class Projector:
             e.ClientDisconnected: self._client_disconnected,
             e.QueueDeclared: self._queue_declared,
             e.QueueDeleted: self._queue_deleted,
+            e.QueueChanged: self._queue_changed,
+            e.QueueRenamed: self._queue_renamed,
+            e.QueueUndeleted: self._queue_undeleted,
             e.QueuePurged: self._queue_purged,
+            e.GroupCreated: self._group_created,
+            e.GroupDeleted: self._group_deleted,
+            e.GroupSought: self._group_sought,
             e.Published: self._published,
+            e.Routed: self._routed,
             e.MadeReady: self._made_ready,
             e.ProducersForgotten: self._producers_forgotten,
             e.Subscribed: self._subscribed,
@@ -47,7 +54,9 @@ class Projector:
             e.Delivered: self._delivered,
             e.Acked: self._acked,
             e.Released: self._released,
+            e.Dropped: self._dropped,
             e.DeadLettered: self._dead_lettered,
+            e.Redriven: self._redriven,
         }
 
     def apply(self, offset: int, time_us: int, event: e.Event) -> None:
@@ -138,6 +147,12 @@ class Projector:
         dead.as_of = offset + 1
         return dead
 
+    def _dead_or_new(self, number: int, offset: int) -> DeadLetters | None:
+        """The dead letters of a queue that is there, if this event is still to be added to them."""
+        if number not in self.dead and number in self.queues:
+            self.dead[number] = DeadLetters(number)
+        return self._dead(number, offset)
+
     def _fresh(self, part: Part, offset: int) -> bool:
         if part.as_of > offset:
             return False
@@ -146,18 +161,18 @@ class Projector:
 
     # --- which event goes where
 
-    def _everyone_left(self, offset: int, *, clean: bool) -> None:
+    def _everyone_left(self, offset: int, time_us: int, *, clean: bool) -> None:
         if self._fresh(self.topology, offset):
             self.topology.everyone_left()
         for queue in self.queues.values():
             if self._fresh(queue, offset):
-                queue.everyone_left(clean=clean)
+                queue.everyone_left(time_us, clean=clean)
 
     def _broker_started(self, offset: int, time_us: int, event: e.BrokerStarted) -> None:
-        self._everyone_left(offset, clean=event.clean)
+        self._everyone_left(offset, time_us, clean=event.clean)
 
     def _broker_stopped(self, offset: int, time_us: int, event: e.BrokerStopped) -> None:
-        self._everyone_left(offset, clean=True)
+        self._everyone_left(offset, time_us, clean=True)
 
     def _client_connected(self, offset: int, time_us: int, event: e.ClientConnected) -> None:
         if self._fresh(self.topology, offset):
@@ -174,11 +189,42 @@ class Projector:
         if self._fresh(self.topology, offset):
             self.topology.queue_declared(event)
 
+    def _queue_changed(self, offset: int, time_us: int, event: e.QueueChanged) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.changed(event)
+
+    def _queue_renamed(self, offset: int, time_us: int, event: e.QueueRenamed) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.renamed(event)
+        if self._fresh(self.topology, offset):
+            self.topology.queue_renamed(event)
+
     def _queue_deleted(self, offset: int, time_us: int, event: e.QueueDeleted) -> None:
-        self.queues.pop(event.queue, None)
-        self.dead.pop(event.queue, None)
+        if not event.until_us:
+            self.queues.pop(event.queue, None)
+            self.dead.pop(event.queue, None)
+        elif queue := self._queue(event.queue, offset):
+            queue.deleted(event)
         if self._fresh(self.topology, offset):
             self.topology.queue_deleted(event)
+
+    def _queue_undeleted(self, offset: int, time_us: int, event: e.QueueUndeleted) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.undeleted(event)
+        if self._fresh(self.topology, offset):
+            self.topology.queue_undeleted(event)
+
+    def _group_created(self, offset: int, time_us: int, event: e.GroupCreated) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.group_created(event, time_us)
+
+    def _group_deleted(self, offset: int, time_us: int, event: e.GroupDeleted) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.group_deleted(event)
+
+    def _group_sought(self, offset: int, time_us: int, event: e.GroupSought) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.group_sought(event)
 
     def _queue_purged(self, offset: int, time_us: int, event: e.QueuePurged) -> None:
         if queue := self._queue(event.queue, offset):
@@ -189,6 +235,15 @@ class Projector:
     def _published(self, offset: int, time_us: int, event: e.Published) -> None:
         if queue := self._queue(event.queue, offset):
             queue.published(event)
+        if event.producer and self._fresh(self.producers, offset):
+            self.producers.published(offset, event)
+
+    def _routed(self, offset: int, time_us: int, event: e.Routed) -> None:
+        for number, _, sequence in event.targets:
+            if queue := self._queue(number, offset):
+                queue.routed(event)
+            if event.unroutable and (dead := self._dead_or_new(number, offset)):
+                dead.received_unroutable(offset, time_us, sequence, event)
         if event.producer and self._fresh(self.producers, offset):
             self.producers.published(offset, event)
 
@@ -208,7 +263,7 @@ class Projector:
 
     def _unsubscribed(self, offset: int, time_us: int, event: e.Unsubscribed) -> None:
         if queue := self._queue(event.queue, offset):
-            queue.unsubscribed(event)
+            queue.unsubscribed(event, time_us)
         if self._fresh(self.topology, offset):
             self.topology.unsubscribed(event)
 
@@ -226,6 +281,20 @@ class Projector:
         if queue := self._queue(event.queue, offset):
             queue.released(event)
 
+    def _dropped(self, offset: int, time_us: int, event: e.Dropped) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.dropped(event)
+        if dead := self._dead(event.queue, offset):
+            dead.settled(event.spans)
+
+    def _redriven(self, offset: int, time_us: int, event: e.Redriven) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.redriven(event)
+        if dead := self._dead(event.queue, offset):
+            dead.settled(event.spans)
+        if target := self._queue(event.target, offset):
+            target.received_redriven(event)
+
     def _dead_lettered(self, offset: int, time_us: int, event: e.DeadLettered) -> None:
         if queue := self._queue(event.queue, offset):
             queue.dead_lettered(event)
@@ -235,7 +304,5 @@ class Projector:
             return
         if target := self._queue(event.dead_queue, offset):
             target.received_dead(event)
-            if event.dead_queue not in self.dead:
-                self.dead[event.dead_queue] = DeadLetters(event.dead_queue)
-        if dead := self._dead(event.dead_queue, offset):
+        if dead := self._dead_or_new(event.dead_queue, offset):
             dead.received(offset, time_us, event)

@@ -1,40 +1,26 @@
-"""Subscriptions: credit, acks, failures, leases, dead letters."""
+"""Subscriptions: credit, acks, failures, leases."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 
 from vibemq import events as e
-from vibemq.errors import InvalidRequest, LeaseLost, UnknownQueue, UnknownSubscription
-from vibemq.events import DEFAULT_GROUP, DeadReason, QueueSettings, ReleaseReason, Span
+from vibemq.errors import InvalidRequest, LeaseLost, UnknownSubscription, VibeMQError
+from vibemq.events import Backoff, DeadReason, Mode, QueueSettings, ReleaseReason, Span
+from vibemq.projections.group import Group
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache
+from vibemq.server.dead_lettering import DeadLettering, Pieces
 from vibemq.server.dispatch import Consumers, Dispatcher, append_span
-from vibemq.server.effects import Answer, Drained, Ended, LeasesLost, Refusal, Runs, StoredBatch
+from vibemq.server.effects import Answer, Drained, Ended, LeasesLost, Load, Refusal, Runs, StoredBatch
 from vibemq.server.journal import Journal
-from vibemq.server.limits import Limits
+from vibemq.server.key_order import KeyOrder
+from vibemq.server.limits import DURATION_MS_MAX, Limits
+from vibemq.server.rates import Bucket
+from vibemq.server.removal import Removal
 from vibemq.server.subscription import COUNT_MAX, Piece, Subscription
-
-DEAD_LETTER_SUFFIX = ".dlq"
-"""Behind a queue's name: its dead-letter queue, unless it has another."""
 
 LOST_RUNS_MAX = 1024
 """Runs in one LeasesLost: what the protocol allows."""
-
-
-class _Failure:
-    """How a row of deliveries ends that were not acked: collected by outcome, so that each outcome is one event."""
-
-    __slots__ = ("bytes", "refs", "spans")
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.refs: list[tuple[int, int, int]] = []
-        self.bytes = 0
-
-    def add(self, piece: Piece) -> None:
-        append_span(self.spans, piece.span)
-        self.refs.append(piece.ref)
-        self.bytes += piece.bytes
 
 
 class Deliveries:
@@ -46,27 +32,44 @@ class Deliveries:
         self._state = journal.state
         self._cache = cache
         self._limits = limits
-        self._dispatcher = Dispatcher(journal, cache)
         self._subscriptions: dict[int, Subscription] = {}
-        self._consumers: dict[int, Consumers] = {}
+        self._consumers: dict[int, dict[int, Consumers]] = {}  # queue -> group -> its consumers
         self._changed: dict[int, None] = {}  # queues to look at, in order
         self._pulling: dict[int, Subscription] = {}
         self._leases: list[tuple[int, int]] = []  # heap of (due us, subscription)
-        self._waiting: list[tuple[int, int]] = []  # heap of (due us, queue)
+        self._waiting: list[tuple[int, int, int]] = []  # heap of (due us, queue, group)
+        self._again: list[tuple[int, int]] = []  # heap of (due us, queue to look at again)
+        self._again_us: dict[int, int] = {}  # queue -> its earliest entry there
+        self._dispatcher = Dispatcher(journal, cache)
+        self.dead_lettering = DeadLettering(journal, self._changed)
+        self._removal = Removal(journal, self._dispatcher, self.dead_lettering)
         for queue in self._state.queues.values():
-            for not_before_us, *_ in queue.groups[DEFAULT_GROUP].waiting[:1]:
-                heappush(self._waiting, (not_before_us, queue.id))
+            self.came_back(queue)
+
+    def came_back(self, queue: Queue) -> None:
+        """A queue is there that was not watched: do what its messages wait for."""
+        self._changed[queue.id] = None
+        for group in queue.groups.values():
+            for not_before_us, *_ in group.waiting[:1]:
+                heappush(self._waiting, (not_before_us, queue.id, group.id))
 
     # --- coming and going
 
-    def subscribe(self, queue: Queue, connection: int) -> Subscription:
+    def subscribe(self, queue: Queue, group: Group, connection: int, *, exclusive: bool = False) -> Subscription:
         """Add a consumer, without credit."""
         number = self._state.topology.next_subscription
-        offset = self._journal.record(e.Subscribed(number, queue.id, DEFAULT_GROUP, connection))
-        subscription = Subscription(number, queue.id, DEFAULT_GROUP, connection, offset + 1)
+        offset = self._journal.record(e.Subscribed(number, queue.id, group.id, connection))
+        subscription = Subscription(number, queue.id, group.id, connection, offset + 1)
         subscription.unacked_max = self._limits.unacked_per_subscription
+        subscription.keeps = queue.settings.mode is not Mode.FAN_OUT_NO_ACK
+        subscription.exclusive = exclusive
         self._subscriptions[number] = subscription
-        self._consumers.setdefault(queue.id, Consumers()).subscriptions.append(subscription)
+        consumers = self._consumers.setdefault(queue.id, {}).get(group.id)
+        if consumers is None:
+            consumers = self._consumers[queue.id][group.id] = Consumers()
+            if queue.settings.order_by_key:
+                consumers.key_order = KeyOrder(group)
+        consumers.subscriptions.append(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription, *, lost: bool) -> None:
@@ -82,34 +85,77 @@ class Deliveries:
         self._forget(subscription)
         self._changed[queue.id] = None
 
-    def queue_deleted(self, queue: Queue) -> None:
-        """End all subscriptions of a queue that is gone, and let go of its messages."""
-        error = UnknownQueue(f"queue {queue.name!r} was deleted")
-        after = self._journal.next_offset  # until that is durable, a crash brings the queue back
-        for subscription in list(self._consumers.get(queue.id, Consumers()).subscriptions):
+    def end(self, queue: Queue, group: int, error: VibeMQError) -> list[Subscription]:
+        """End all subscriptions of a group, and tell their clients why; what they hold goes back. Those that ended."""
+        consumers = self._consumers.get(queue.id, {}).get(group)
+        ended = list(consumers.subscriptions) if consumers is not None else []
+        for subscription in ended:
+            self.unsubscribe(subscription, lost=False)
+            after = self._journal.next_offset
             self._journal.effects.append(Ended(after, subscription.connection, subscription.id, error))
-            self._forget(subscription)
+        self._dispatcher.loading.pop((queue.id, group), None)
+        return ended
+
+    def queue_gone(self, queue: Queue) -> None:
+        """Let go of a queue's messages; nobody is subscribed to it any more."""
         self._cache.discard_queue(queue.id)
-        self._dispatcher.loading.discard(queue.id)
-        self._consumers.pop(queue.id, None)
+        for place in [place for place in self._dispatcher.loading if place[0] == queue.id]:
+            del self._dispatcher.loading[place]
+
+    def purged(self, queue: Queue) -> None:
+        """Messages of a queue were thrown away: let go of them, and of what was known of their keys."""
+        self._cache.discard_queue(queue.id)
+        for group, consumers in self._consumers.get(queue.id, {}).items():
+            if consumers.key_order is not None:
+                self._order_anew(queue.groups[group], consumers)
+
+    def _order_anew(self, group: Group, consumers: Consumers) -> None:
+        consumers.key_order = KeyOrder(group)
+        for subscription in consumers.subscriptions:
+            for piece in subscription.held():
+                consumers.key_order.is_held(piece.span[1], piece.keys)
+
+    def sought(self, queue: Queue, group: Group) -> None:
+        """A group begins anew from its cursor: what its consumers hold is theirs no more."""
+        consumers = self._consumers.get(queue.id, {}).get(group.id)
+        self._dispatcher.loading.pop((queue.id, group.id), None)
+        self._changed[queue.id] = None
+        for subscription in consumers.subscriptions if consumers is not None else ():
+            self._tell_lost(subscription, subscription.close_all())
+        if consumers is not None and consumers.key_order is not None:
+            consumers.key_order = KeyOrder(group)
+
+    def changed_settings(self, queue: Queue) -> None:
+        """A queue has other settings: look at everything that depends on them."""
+        self._changed[queue.id] = None
+        for consumers in self._consumers.get(queue.id, {}).values():
+            consumers.deliver_rate = None
 
     def _forget(self, subscription: Subscription) -> None:
         del self._subscriptions[subscription.id]
         self._pulling.pop(subscription.id, None)
-        consumers = self._consumers[subscription.queue]
+        groups = self._consumers[subscription.queue]
+        consumers = groups[subscription.group]
         consumers.remove(subscription)
         if not consumers.subscriptions:
-            del self._consumers[subscription.queue]
+            del groups[subscription.group]
+            if not groups:
+                del self._consumers[subscription.queue]
 
     def find(self, connection: int, number: int) -> Subscription | None:
         """The subscription, if it is this connection's."""
         found = self._subscriptions.get(number)
         return found if found is not None and found.connection == connection else None
 
-    def consumers(self, queue: int) -> int:
-        """How many consumers a queue has."""
-        found = self._consumers.get(queue)
-        return len(found.subscriptions) if found is not None else 0
+    def consumers(self, queue: int, group: int | None = None) -> int:
+        """How many consumers a queue has, or one of its groups."""
+        groups = self._consumers.get(queue, {})
+        return sum(len(one.subscriptions) for number, one in groups.items() if group in {None, number})
+
+    def has_exclusive(self, queue: int, group: int) -> bool:
+        """Whether a consumer has the group for itself."""
+        consumers = self._consumers.get(queue, {}).get(group)
+        return consumers is not None and any(one.exclusive for one in consumers.subscriptions)
 
     # --- handing out
 
@@ -153,31 +199,65 @@ class Deliveries:
         """Hand out what can be handed out: once a turn of the loop, so that a turn's deliveries are one event each."""
         self._dispatcher.sent.clear()
         if self._changed:
-            changed, self._changed = self._changed, {}
+            changed = list(self._changed)
+            self._changed.clear()
             for number in changed:
-                queue, consumers = self._state.queues.get(number), self._consumers.get(number)
-                if queue is None or consumers is None or not queue.ready:
-                    continue
-                lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000
-                for subscription in self._dispatcher.dispatch(queue, consumers):
-                    self._watch_lease(subscription, lease_until_us)
-                    if self._dispatcher.is_cut_short(subscription):
-                        self._changed[number] = None
-                        if subscription.id in self._pulling:  # it goes on for one more turn
-                            subscription.drain_until_us = self._journal.now_us
-                    elif subscription.id in self._pulling:
-                        self._drain(subscription)
+                queue = self._state.queues.get(number)
+                if queue is not None and not queue.deleted_until_us:
+                    self._look_at(queue)
         if self._pulling:
             self._end_pulls()
 
-    def loaded(self, queue: int, batches: Sequence[StoredBatch]) -> None:
+    def _look_at(self, queue: Queue) -> None:
+        """Remove what is too old, hand out what is ready, and then remove what there is no room for."""
+        consumers = self._consumers.get(queue.id, {})
+        for group in list(queue.groups.values()):
+            if (queue.id, group.id) in self._dispatcher.loading or not group.ready(queue.next):
+                continue
+            if due_us := self._removal.expire(queue, group):
+                self._look_again(queue.id, due_us)
+            takers = consumers.get(group.id)
+            if takers is not None:
+                self._hand_out(queue, group, takers)
+            if self._removal.trim(queue, group):
+                self._changed[queue.id] = None
+
+    def _hand_out(self, queue: Queue, group: Group, consumers: Consumers) -> None:
+        now_us = self._journal.now_us
+        if queue.settings.deliver_rate and consumers.deliver_rate is None:
+            consumers.deliver_rate = Bucket(queue.settings.deliver_rate, now_us)
+        lease_until_us = now_us + queue.settings.lease_ms * 1000
+        for subscription in self._dispatcher.dispatch(queue, group, consumers):
+            if subscription.keeps:
+                self._watch_lease(subscription, lease_until_us)
+            if self._dispatcher.is_cut_short(subscription):
+                self._changed[queue.id] = None
+                if subscription.id in self._pulling:  # it goes on for one more turn
+                    subscription.drain_until_us = now_us
+            elif subscription.id in self._pulling:
+                self._drain(subscription)
+        if consumers.deliver_rate is not None and group.ready(queue.next):
+            self._look_again(queue.id, consumers.deliver_rate.due_us(now_us))
+        if consumers.key_order is not None and consumers.key_order.was_cut_short:
+            self._changed[queue.id] = None
+
+    def _look_again(self, queue: int, due_us: int) -> None:
+        """Look at a queue at that time, unless that is done earlier anyway."""
+        if due_us <= self._journal.now_us:
+            self._changed[queue] = None
+        elif due_us < self._again_us.get(queue, due_us + 1):
+            self._again_us[queue] = due_us
+            heappush(self._again, (due_us, queue))
+
+    def loaded(self, load: Load, batches: Sequence[StoredBatch]) -> None:
         """What a Load asked for is here."""
         # The first is what was missed. It is added last, so that a small cache lets go of the others before it: else
         # the same load would be asked for again for ever.
         for stored in reversed(batches):
             self._cache.add(stored)
-        self._dispatcher.loading.discard(queue)
-        self._changed[queue] = None
+        for place in [place for place, wanted in self._dispatcher.loading.items() if wanted == load]:
+            del self._dispatcher.loading[place]
+        self._changed[load.queue] = None
 
     def _end_pulls(self) -> None:
         for subscription in list(self._pulling.values()):
@@ -185,7 +265,7 @@ class Deliveries:
             if (
                 until is not None
                 and until <= self._journal.now_us
-                and subscription.queue not in self._dispatcher.loading
+                and (subscription.queue, subscription.group) not in self._dispatcher.loading
                 and not self._dispatcher.is_cut_short(subscription)
             ):
                 self._drain(subscription)
@@ -210,6 +290,9 @@ class Deliveries:
         if subscription is None:
             self._answer_late(connection, request)
             return
+        if not subscription.keeps:
+            self._answer(connection, request, 0, 0)
+            return
         if subscription.is_full:
             self._changed[subscription.queue] = None
         spans: list[Span] = []
@@ -220,7 +303,7 @@ class Deliveries:
                 append_span(spans, piece.span)
                 size += piece.bytes
                 done += piece.end - piece.start
-                self._settled(subscription.queue, piece)
+                self._settled(subscription, piece)
         if spans:
             self._journal.record(e.Acked(subscription.queue, subscription.group, number, tuple(spans), size))
         self._answer(connection, request, asked, done)
@@ -241,6 +324,9 @@ class Deliveries:
         if subscription is None:
             self._answer_late(connection, request)
             return
+        if not subscription.keeps:
+            self._answer(connection, request, 0, 0)
+            return
         queue = self._state.queues[subscription.queue]
         if subscription.is_full:
             self._changed[subscription.queue] = None
@@ -260,6 +346,9 @@ class Deliveries:
         subscription = self.find(connection, number)
         if subscription is None:
             self._answer_late(connection, request)
+            return
+        if not subscription.keeps:
+            self._answer(connection, request, 0, 0)
             return
         queue = self._state.queues[subscription.queue]
         until = self._journal.now_us + (lease_ms or queue.settings.lease_ms) * 1000
@@ -291,11 +380,19 @@ class Deliveries:
             error = LeaseLost("the subscription of these messages has ended: they were given back to the queue")
             self._journal.effects.append(Refusal(0, connection, request, error))
 
-    def _settled(self, queue: int, piece: Piece) -> None:
+    def _settled(self, subscription: Subscription, piece: Piece) -> None:
+        """A consumer is done with these, in one way or another."""
+        if piece.origin.keys is not None and (keys := self._key_order(subscription)) is not None:
+            _, start, end = piece.span
+            if keys.settled(start, end):
+                self._changed[subscription.queue] = None
         origin = piece.origin
         origin.settled += piece.end - piece.start
-        if origin.settled >= origin.count:
-            self._cache.discard(queue, origin)
+        if origin.settled >= origin.count * len(self._state.queues[subscription.queue].groups):
+            self._cache.discard(subscription.queue, origin)
+
+    def _key_order(self, subscription: Subscription) -> KeyOrder | None:
+        return self._consumers[subscription.queue][subscription.group].key_order
 
     def _release(
         self,
@@ -308,26 +405,19 @@ class Deliveries:
         not_before_us: int = 0,
         error: str = "",
     ) -> None:
-        given_back = _Failure()
+        given_back = Pieces()
         for piece in pieces:
             given_back.add(piece)
         if not given_back.spans:
             return
-        self._journal.record(
-            e.Released(
-                queue.id,
-                subscription.group,
-                subscription.id,
-                tuple(given_back.spans),
-                given_back.bytes,
-                reason,
-                counted,
-                not_before_us,
-                error,
-            )
-        )
+        number, group = subscription.id, subscription.group
+        spans, size = tuple(given_back.spans), given_back.bytes
+        self._journal.record(e.Released(queue.id, group, number, spans, size, reason, counted, not_before_us, error))
         if not_before_us:
-            heappush(self._waiting, (not_before_us, queue.id))
+            heappush(self._waiting, (not_before_us, queue.id, group))
+        elif (keys := self._key_order(subscription)) is not None:
+            for _, start, end in spans:
+                keys.ready_again(start, end)
         self._changed[queue.id] = None
 
     def _fail(
@@ -342,62 +432,46 @@ class Deliveries:
         reject: bool = False,
     ) -> None:
         """Count a failed attempt for each message: it is ready again, perhaps later, or it is dead."""
-        again: list[Piece] = []
-        dead: dict[tuple[DeadReason, int], _Failure] = {}
+        again: dict[int, list[Piece]] = {}
+        dead: dict[tuple[DeadReason, int, int], Pieces] = {}
         most = queue.settings.max_attempts
+        grows = delay_ms is None and queue.settings.retry_backoff is Backoff.EXPONENTIAL
         for piece in pieces:
-            for part, failed in self._by_attempts(queue, subscription, piece):
-                if not reject and (not most or failed + 1 < most):
-                    again.append(part)
+            for part, failed, counting in self._by_attempts(queue, subscription, piece):
+                if not reject and (not most or counting + 1 < most):
+                    again.setdefault(counting + 1 if grows else 0, []).append(part)
                     continue
                 why = DeadReason.REJECTED if reject else DeadReason.MAX_ATTEMPTS
-                dead.setdefault((why, failed + 1), _Failure()).add(part)
-                self._settled(queue.id, part)
-        delay_ms = queue.settings.retry_delay_ms if delay_ms is None else delay_ms
-        not_before_us = self._journal.now_us + delay_ms * 1000 if delay_ms else 0
-        self._release(queue, subscription, again, reason, counted=True, not_before_us=not_before_us, error=error)
-        for (why, attempts), failure in dead.items():
-            self._dead_letter(queue, subscription, failure, why, attempts, error)
+                dead.setdefault((why, failed + 1, part.origin.lane), Pieces()).add(part)
+                self._settled(subscription, part)
+        for attempt, parts in again.items():
+            not_before_us = self._retry_us(queue.settings, attempt, delay_ms)
+            self._release(queue, subscription, parts, reason, counted=True, not_before_us=not_before_us, error=error)
+        for (why, attempts, _), lost in dead.items():
+            self.dead_lettering.send(queue, subscription.group, subscription.id, lost, why, attempts, error)
 
-    def _by_attempts(self, queue: Queue, subscription: Subscription, piece: Piece) -> Iterator[tuple[Piece, int]]:
+    def _retry_us(self, settings: QueueSettings, attempt: int, delay_ms: int | None) -> int:
+        """When messages that failed for the `attempt`th time may be tried again; 0: at once."""
+        if delay_ms is None:
+            delay_ms = settings.retry_delay_ms
+            if attempt > 1:
+                delay_ms = min(delay_ms << min(attempt - 1, 40), max(settings.retry_delay_max_ms, delay_ms))
+            if settings.retry_jitter_percent:
+                delay_ms -= delay_ms * settings.retry_jitter_percent * self._chance() // 100_000
+        return self._journal.now_us + min(delay_ms, DURATION_MS_MAX) * 1000 if delay_ms else 0
+
+    def _chance(self) -> int:
+        """A number from 0 to 999 that looks random and is the same for the same log."""
+        return (self._journal.next_offset * 0x9E3779B97F4A7C15 >> 32) % 1000  # Knuth's multiplicative hash
+
+    def _by_attempts(self, queue: Queue, subscription: Subscription, piece: Piece) -> Iterator[tuple[Piece, int, int]]:
+        """Parts of a piece, with their failed attempts and those of them that count."""
         number, start, end = piece.span
         lane = queue.groups[subscription.group].lanes[number]
-        for low, high, failed in lane.attempts(start, end):
+        for low, high, failed, counting in lane.attempts_of_this_life(start, end):
             skip = low - start
-            yield Piece(piece.start + skip, piece.start + high - start, piece.origin, piece.first + skip), failed
-
-    def _dead_letter(
-        self, queue: Queue, subscription: Subscription, failure: _Failure, why: DeadReason, attempts: int, error: str
-    ) -> None:
-        target = self._dead_letter_queue(queue)
-        self._journal.record(
-            e.DeadLettered(
-                queue.id,
-                subscription.group,
-                subscription.id,
-                tuple(failure.spans),
-                failure.bytes,
-                why,
-                attempts,
-                error,
-                target.id if target else 0,
-                target.next[e.DEFAULT_LANE] if target else 0,
-                tuple(failure.refs),
-            )
-        )
-        if target is not None:
-            self._changed[target.id] = None
-
-    def _dead_letter_queue(self, queue: Queue) -> Queue | None:
-        """Where the dead letters of a queue go. From a dead-letter queue only where it was told to: else nowhere."""
-        name = queue.settings.dead_letter_queue or queue.name + DEAD_LETTER_SUFFIX
-        is_last = queue.id in self._state.dead and not queue.settings.dead_letter_queue
-        if is_last or name == queue.name:
-            return None
-        if self._state.queue_named(name) is None:
-            settings = QueueSettings(max_attempts=0)
-            self._journal.record(e.QueueDeclared(self._state.topology.next_queue, name, settings, 0))
-        return self._state.queue_named(name)
+            part = Piece(piece.start + skip, piece.start + high - start, piece.origin, piece.first + skip)
+            yield part, failed, counting
 
     # --- time
 
@@ -410,11 +484,16 @@ class Deliveries:
             # Another time: a lease that was cut short has its own entry, and this one is of no more use.
             if subscription is not None and subscription.lease_check_us == due_us:
                 self._expire(subscription)
-        due: dict[int, None] = {}
+        due: dict[tuple[int, int], None] = {}
         while self._waiting and self._waiting[0][0] <= now_us:
-            due[heappop(self._waiting)[1]] = None
-        for number in due:
-            self._make_ready(number)
+            due[heappop(self._waiting)[1:]] = None
+        for place in due:
+            self._make_ready(*place)
+        while self._again and self._again[0][0] <= now_us:
+            due_us, number = heappop(self._again)
+            self._changed[number] = None
+            if self._again_us.get(number) == due_us:
+                del self._again_us[number]
         self.dispatch()
 
     def _expire(self, subscription: Subscription) -> None:
@@ -424,35 +503,43 @@ class Deliveries:
             queue = self._state.queues[subscription.queue]
             self._changed[queue.id] = None  # there is room again, though all of them should be dead
             self._fail(queue, subscription, lost, ReleaseReason.LEASE_EXPIRED, error="the lease ended")
-            runs = tuple((piece.start, piece.end) for piece in lost)
-            # Not before the deliveries themselves, which may still wait for a sync.
-            after, connection = subscription.after, subscription.connection
-            self._journal.effects += [
-                LeasesLost(after, connection, subscription.id, runs[at : at + LOST_RUNS_MAX])
-                for at in range(0, len(runs), LOST_RUNS_MAX)
-            ]
+            self._tell_lost(subscription, lost)
         if (due_us := subscription.next_lease_us()) is not None:
             self._watch_lease(subscription, due_us)
 
-    def _make_ready(self, number: int) -> None:
+    def _tell_lost(self, subscription: Subscription, lost: Sequence[Piece]) -> None:
+        """A client is to know that these are no longer its."""
+        runs = tuple((piece.start, piece.end) for piece in lost)
+        # Not before the deliveries themselves, which may still wait for a sync.
+        after, connection = subscription.after, subscription.connection
+        self._journal.effects += [
+            LeasesLost(after, connection, subscription.id, runs[at : at + LOST_RUNS_MAX])
+            for at in range(0, len(runs), LOST_RUNS_MAX)
+        ]
+
+    def _make_ready(self, number: int, group_number: int) -> None:
         queue = self._state.queues.get(number)
-        if queue is None:
+        group = queue.groups.get(group_number) if queue is not None else None
+        if queue is None or group is None or queue.deleted_until_us:
             return
-        waiting = queue.groups[DEFAULT_GROUP].waiting
         due = []
-        for not_before_us, lane, start, end in waiting:
+        for not_before_us, lane, start, end in group.waiting:
             if not_before_us > self._journal.now_us:
                 break
             due.append((lane, start, end))
         if due:
-            self._journal.record(e.MadeReady(number, DEFAULT_GROUP, tuple(due)))
+            self._journal.record(e.MadeReady(number, group_number, tuple(due)))
             self._changed[number] = None
-            for not_before_us, *_ in queue.groups[DEFAULT_GROUP].waiting[:1]:
-                heappush(self._waiting, (not_before_us, number))
+            consumers = self._consumers.get(number, {}).get(group_number)
+            if consumers is not None and consumers.key_order is not None:
+                for _, start, end in due:
+                    consumers.key_order.ready_again(start, end)
+        for not_before_us, *_ in group.waiting[:1]:
+            heappush(self._waiting, (not_before_us, number, group_number))
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
-        times = [heap[0][0] for heap in (self._leases, self._waiting) if heap]
+        times = [heap[0][0] for heap in (self._leases, self._waiting, self._again) if heap]
         times += [one.drain_until_us for one in self._pulling.values() if one.drain_until_us is not None]
         return min(times, default=None)
 

@@ -1,17 +1,21 @@
 """Who gets which messages next: ready messages meet consumers with credit.
 
 Consumers of a group take turns: one message each while there are few, equal runs in a row when there are many. A
-consumer without credit is passed over, so it holds up nobody.
+consumer without credit is passed over, so it holds up nobody. Lanes of higher priority go first.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
+from typing import NamedTuple
 
-from vibemq.events import DEFAULT_GROUP, Delivered, Span
-from vibemq.projections.queue import Group, Lane, Queue
+from vibemq.events import Delivered, Mode, Span
+from vibemq.projections.group import Group, Lane
+from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache
 from vibemq.server.effects import Delivery, Load, Origin, StoredBatch
 from vibemq.server.journal import Journal
+from vibemq.server.key_order import KeyOrder
+from vibemq.server.rates import Bucket
 from vibemq.server.subscription import Subscription
 
 TURN_BYTES_MAX = 2 << 20
@@ -23,7 +27,7 @@ PIECE_BYTES = 4096
 class Consumers:
     """The subscriptions of one group, and whose turn it is."""
 
-    __slots__ = ("after", "subscriptions", "turn")
+    __slots__ = ("after", "deliver_rate", "key_order", "overtaken", "subscriptions", "turn")
 
     def __init__(self) -> None:
         """Begin without consumers."""
@@ -31,11 +35,19 @@ class Consumers:
         self.turn = 0
         self.after = 0
         """The highest `after` of a delivery to any of them."""
+        self.overtaken = 0
+        """Messages in a row that went before others of a lower priority."""
+        self.key_order: KeyOrder | None = None
+        """Which keys are out, in a queue that keeps their order."""
+        self.deliver_rate: Bucket | None = None
+        """How many may go out now, in a queue that limits that."""
 
-    def with_credit(self) -> list[Subscription]:
+    def with_credit(self, *, single_active: bool) -> list[Subscription]:
         """Those that may be sent something, beginning with the one whose turn it is."""
         everyone = self.subscriptions
-        if self.turn:
+        if single_active:
+            everyone = everyone[:1]
+        elif self.turn:
             self.turn %= len(everyone) or 1
             everyone = everyone[self.turn :] + everyone[: self.turn]
         return [one for one in everyone if one.has_credit]
@@ -52,36 +64,57 @@ class Consumers:
         self.turn = self.subscriptions.index(subscription) + 1
 
 
+class _Parcel(NamedTuple):
+    """What one subscription is given in one go: spans of messages, with the bytes of their records."""
+
+    spans: list[Span]
+    bytes: int
+    weight: int
+    """The bytes, with small pieces counted as more."""
+
+
 class Dispatcher:
-    """Gives the ready messages of one queue to its consumers."""
+    """Gives the ready messages of one group to its consumers."""
 
     def __init__(self, journal: Journal, cache: BatchCache) -> None:
         """Work on the journal's state with batches from `cache`."""
         self._journal = journal
         self._cache = cache
-        self.loading: set[int] = set()
-        """Queues that wait for a Load."""
+        self.loading: dict[tuple[int, int], Load] = {}
+        """(queue, group) -> the Load that it waits for."""
         self.sent: dict[int, int] = {}
         """Subscription -> bytes that it was sent in this turn, small pieces counted as more."""
 
-    def dispatch(self, queue: Queue, consumers: Consumers) -> list[Subscription]:
+    def dispatch(self, queue: Queue, group: Group, consumers: Consumers) -> list[Subscription]:
         """Hand out what is ready as far as credit goes, and return who got something."""
         served: list[Subscription] = []
-        group = queue.groups[DEFAULT_GROUP]
-        takers = self._ready_to_take(consumers.with_credit())
-        while takers and queue.id not in self.loading:
-            ready = queue.ready
+        settings = queue.settings
+        takers = self._ready_to_take(consumers.with_credit(single_active=settings.single_active))
+        place = queue.id, group.id
+        while takers and place not in self.loading:
+            ready = self._may_go_out(queue, group, consumers)
             if not ready:
                 break
             share = -(-ready // len(takers))
+            given = 0
             for taker in takers[:ready]:
-                if self._give(queue, group, consumers, taker, min(share, taker.most)):
+                count = self._give(queue, group, consumers, taker, min(share, taker.most, ready - given))
+                if count:
+                    given += count
                     served.append(taker)
                     consumers.served(taker)
-                if queue.id in self.loading or not queue.ready:
-                    return served
+                if place in self.loading or given >= ready:
+                    break
+            if not given:  # what comes next is too old, parked behind its key, or to be read first
+                break
             takers = self._ready_to_take(takers)
         return served
+
+    def _may_go_out(self, queue: Queue, group: Group, consumers: Consumers) -> int:
+        ready = group.ready(queue.next)
+        if ready and consumers.deliver_rate is not None:
+            return min(ready, consumers.deliver_rate.available(self._journal.now_us))
+        return ready
 
     def _ready_to_take(self, takers: list[Subscription]) -> list[Subscription]:
         """Those with credit that were not sent enough for one turn: a client that stops reading shows between turns."""
@@ -91,19 +124,78 @@ class Dispatcher:
         """Whether it was sent all that one turn allows, so that there may be more for it in the next."""
         return self.sent.get(taker.id, 0) >= TURN_BYTES_MAX
 
-    def _give(self, queue: Queue, group: Group, consumers: Consumers, taker: Subscription, count: int) -> bool:
-        lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000
+    def find(self, queue: int, group: int, lane: int, sequence: int) -> StoredBatch | None:
+        """The batch that holds a message; where it is not in memory it is sent for, and the group waits for it."""
+        stored = self._cache.find(queue, lane, sequence)
+        if stored is None:
+            load = Load(queue, lane, sequence)
+            if load not in self.loading.values():
+                self._journal.loads.append(load)
+            self.loading[queue, group] = load
+        return stored
+
+    def _give(self, queue: Queue, group: Group, consumers: Consumers, taker: Subscription, count: int) -> int:
+        """Hand up to `count` messages to a subscription; how many that were."""
+        keeps = queue.settings.mode is not Mode.FAN_OUT_NO_ACK
+        lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000 if keeps else 0
+        first = taker.next_delivery
+        if consumers.key_order is not None:
+            parcel = self._pick_by_key(queue, group, consumers, taker, count, lease_until_us)
+        else:
+            lanes, count = self._lanes(queue, group, consumers, count)
+            parcel = self._pick(queue, group, consumers, taker, count, lease_until_us, lanes)
+        if not parcel.spans:
+            return 0
+        given = taker.next_delivery - first
+        weight = max(parcel.weight, given * (TURN_BYTES_MAX // taker.turn_messages_max))
+        self.sent[taker.id] = self.sent.get(taker.id, 0) + weight
+        if consumers.deliver_rate is not None:
+            consumers.deliver_rate.take(given, self._journal.now_us)
+        self._journal.record(Delivered(queue.id, group.id, taker.id, tuple(parcel.spans), parcel.bytes, lease_until_us))
+        return given
+
+    def _lanes(
+        self, queue: Queue, group: Group, consumers: Consumers, count: int
+    ) -> tuple[Iterable[tuple[int, Lane]], int]:
+        """The lanes to serve, in order, and up to how many messages: so many that the guard need not look again."""
+        guard = queue.settings.priority_guard
+        if not guard:
+            return group.lanes.items(), count
+        lanes = [(number, lane) for number, lane in group.lanes.items() if lane.ready(queue.next[number])]
+        if len(lanes) < 2:
+            consumers.overtaken = 0
+            return lanes, count
+        if consumers.overtaken >= guard:
+            consumers.overtaken = 0
+            return lanes[-1:], 1
+        above = sum(lane.ready(queue.next[number]) for number, lane in lanes[:-1])
+        count = min(count, guard - consumers.overtaken, above)
+        consumers.overtaken += count
+        return lanes[:-1], count
+
+    def _pick(
+        self,
+        queue: Queue,
+        group: Group,
+        consumers: Consumers,
+        taker: Subscription,
+        count: int,
+        lease_until_us: int,
+        lanes: Iterable[tuple[int, Lane]],
+    ) -> _Parcel:
+        """Send up to `count` messages of these lanes, oldest first."""
         spans: list[Span] = []
         size = weight = 0
-        first, effects = taker.next_delivery, self._journal.effects
-        for number, lane in group.lanes.items():
-            for start, end in _ready(lane, queue.next[number], count):
+        effects, now_us = self._journal.effects, self._journal.now_us
+        is_timed = queue.timed or queue.settings.ttl_ms
+        for number, lane in lanes:
+            for start, end in ready_spans(lane, queue.next[number], count):
                 at = start
                 while at < end and taker.has_credit and weight < TURN_BYTES_MAX:
-                    stored = self._cache.find(queue.id, number, at)
+                    stored = self.find(queue.id, group.id, number, at)
                     if stored is None:
-                        self.loading.add(queue.id)
-                        self._journal.loads.append(Load(queue.id, number, at))
+                        break
+                    if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
                         break
                     stop = min(end, stored.end)
                     if lane.failed:  # up to as many pieces as messages
@@ -113,17 +205,49 @@ class Dispatcher:
                     size += sent
                     weight += max(sent, (len(effects) - pieces) * PIECE_BYTES)
                 if at > start:
-                    # What was never handed out moves the cursor; what came back does not: they stay two spans.
-                    append_span(spans, (number, start, at), apart=start == lane.cursor)
+                    append_span(spans, (number, start, at))
                     count -= at - start
                 if at < end:
-                    break
-        if not spans:
-            return False
-        weight = max(weight, (taker.next_delivery - first) * (TURN_BYTES_MAX // taker.turn_messages_max))
-        self.sent[taker.id] = self.sent.get(taker.id, 0) + weight
-        self._journal.record(Delivered(queue.id, DEFAULT_GROUP, taker.id, tuple(spans), size, lease_until_us))
-        return True
+                    return _Parcel(spans, size, weight)
+            if count <= 0:
+                break
+        return _Parcel(spans, size, weight)
+
+    def _pick_by_key(
+        self,
+        queue: Queue,
+        group: Group,
+        consumers: Consumers,
+        taker: Subscription,
+        count: int,
+        lease_until_us: int,
+    ) -> _Parcel:
+        """Send up to `count` messages whose keys are free, one of each key."""
+        assert consumers.key_order is not None
+        spans: list[Span] = []
+        size = weight = 0
+        now_us, effects = self._journal.now_us, self._journal.effects
+        ((number, lane),) = group.lanes.items()
+        is_timed = queue.timed or queue.settings.ttl_ms
+
+        def find(sequence: int) -> StoredBatch | None:
+            return self.find(queue.id, group.id, number, sequence)
+
+        while count > 0 and taker.has_credit and weight < TURN_BYTES_MAX:
+            found = consumers.key_order.next_free(lane, queue.next[number], find)
+            if found is None:
+                break
+            sequence, stored = found
+            if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
+                break
+            consumers.key_order.goes_out(sequence)
+            pieces = len(effects)
+            _, sent = self._send(lane, consumers, taker, stored, sequence, sequence + 1, lease_until_us)
+            size += sent
+            weight += max(sent, (len(effects) - pieces) * PIECE_BYTES // 8)
+            append_span(spans, (number, sequence, sequence + 1))
+            count -= 1
+        return _Parcel(spans, size, weight)
 
     def _send(
         self,
@@ -160,7 +284,7 @@ class Dispatcher:
         return end, size
 
 
-def _ready(lane: Lane, next_sequence: int, count: int) -> Iterator[tuple[int, int]]:
+def ready_spans(lane: Lane, next_sequence: int, count: int) -> Iterator[tuple[int, int]]:
     """Up to `count` ready messages of a lane as intervals, oldest first."""
     if lane.returned:
         for start, end in lane.returned.lowest(count):
@@ -172,16 +296,32 @@ def _ready(lane: Lane, next_sequence: int, count: int) -> Iterator[tuple[int, in
 
 def alike(lane: Lane, start: int, end: int) -> Iterator[tuple[int, int, int, bool]]:
     """Cut start <= sequence < end where the number of failed attempts or the redelivered flag changes."""
-    known = max(lane.cursor, lane.redelivered_below)
-    if not lane.failed and (start >= known or end <= known):
-        yield start, end, 0, start < known
-        return
+    if not lane.failed and not lane.untouched:
+        known = max(lane.cursor, lane.redelivered_below)
+        if start >= known or end <= known:
+            yield start, end, 0, start < known
+            return
     for low, high, failed in lane.attempts(start, end):
-        if low < known < high:
-            yield low, known, failed, True
-            yield known, high, failed, False
+        for part_low, part_high, seen in _seen(lane, low, high):
+            yield part_low, part_high, failed, seen or failed > 0
+
+
+def _seen(lane: Lane, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """Cut where messages that may have been sent before meet others."""
+    if start < lane.redelivered_below:
+        yield start, min(end, lane.redelivered_below), True
+        start = lane.redelivered_below
+    while start < min(end, lane.cursor):
+        fresh = lane.untouched.within(start, min(end, lane.cursor))
+        low, high = fresh[0] if fresh else (min(end, lane.cursor), 0)
+        if start < low:
+            yield start, low, True
+            start = low
         else:
-            yield low, high, failed, low < known
+            yield low, high, False
+            start = high
+    if start < end:
+        yield start, end, False
 
 
 def _affordable(origin: Origin, first: int, count: int, size: int) -> int:
@@ -190,10 +330,10 @@ def _affordable(origin: Origin, first: int, count: int, size: int) -> int:
     return max(1, sum(1 for so_far in sums if so_far <= size))
 
 
-def append_span(spans: list[Span], span: Span, *, apart: bool = False) -> None:
-    """Add a span behind the others; it grows the last one where they touch, unless it must stay `apart`."""
+def append_span(spans: list[Span], span: Span) -> None:
+    """Add a span behind the others; it grows the last one where they touch."""
     lane, start, end = span
-    if spans and spans[-1][0] == lane and spans[-1][2] == start and not apart:
+    if spans and spans[-1][0] == lane and spans[-1][2] == start:
         spans[-1] = (lane, spans[-1][1], end)
     else:
         spans.append(span)

@@ -21,7 +21,7 @@ class Origin:
     done with, so that the cache can let go of a batch when it is of no more use.
     """
 
-    __slots__ = ("count", "index", "lane", "lengths", "offset", "record_bytes", "sequence", "settled")
+    __slots__ = ("count", "index", "keys", "lane", "lengths", "offset", "record_bytes", "sequence", "settled")
 
     def __init__(self, lane: int, sequence: int, offset: int, index: int, batch: Batch) -> None:
         """Copy from `batch` what is needed; its records are not kept."""
@@ -30,6 +30,8 @@ class Origin:
         # A batch of one, of which there may be very many, is worth a smaller object.
         lengths = (batch.record_bytes,) if batch.count == 1 else memoryview(batch.lengths.tobytes()).cast("I")
         self.lengths: Sequence[int] = lengths
+        self.keys = memoryview(bytes(batch.keys)).cast("Q") if batch.keys is not None else None
+        """The hash of each message's key, where there are any."""
         self.settled = 0
 
     def bytes(self, first: int, count: int) -> int:
@@ -41,29 +43,39 @@ class StoredBatch:
     """A batch as the log holds it, in memory for a while.
 
     `made_ready` is the record that put its messages into this queue: the one they were published by, unless they came
-    as dead letters.
+    as dead letters or left those, and `ready_us` is the time of that record; they were published at `time_us`.
     """
 
-    __slots__ = ("batch", "end", "made_ready", "origin", "queue", "sequence", "time_us")
+    __slots__ = ("batch", "end", "made_ready", "origin", "queue", "ready_us", "sequence", "time_us")
 
     def __init__(
-        self, queue: int, lane: int, sequence: int, offset: int, index: int, made_ready: int, time_us: int, batch: Batch
+        self,
+        queue: int,
+        lane: int,
+        sequence: int,
+        offset: int,
+        index: int,
+        made_ready: int,
+        time_us: int,
+        ready_us: int,
+        batch: Batch,
     ) -> None:
         """Keep the batch with its place."""
-        self.queue, self.sequence, self.made_ready, self.time_us, self.batch = (
-            queue,
-            sequence,
-            made_ready,
-            time_us,
-            batch,
-        )
+        self.queue, self.sequence, self.batch = queue, sequence, batch
+        self.made_ready, self.time_us, self.ready_us = made_ready, time_us, ready_us
         self.end = sequence + batch.count
         """One more than the sequence of the last message."""
         self.origin = Origin(lane, sequence, offset, index, batch)
 
+    def expires_us(self, ttl_ms: int) -> int:
+        """When its messages expire in a queue with that time to live, 0 being none; 0: never."""
+        own_ms = self.batch.ttl_ms
+        shortest_ms = min(ttl_ms, own_ms) if ttl_ms and own_ms else ttl_ms or own_ms
+        return self.ready_us + shortest_ms * 1000 if shortest_ms else 0
+
 
 class Confirmed(NamedTuple):
-    """A publish is stored."""
+    """A publish is stored, but for its last `dropped` messages."""
 
     after: int
     connection: int
@@ -71,6 +83,7 @@ class Confirmed(NamedTuple):
     offset: int
     sequence: int
     duplicate: bool
+    dropped: int = 0
 
 
 class Answer(NamedTuple):
@@ -131,6 +144,14 @@ class Ended(NamedTuple):
     error: VibeMQError
 
 
+class Unblocked(NamedTuple):
+    """A queue, or topic, that was blocked for a connection's publishes takes some again."""
+
+    after: int
+    connection: int
+    name: str
+
+
 class Load(NamedTuple):
     """Messages `sequence` and on of a queue are needed and are not in memory: read them and give them to the broker."""
 
@@ -139,15 +160,34 @@ class Load(NamedTuple):
     sequence: int
 
 
+class Find(NamedTuple):
+    """Find the first message of first <= sequence < end that became ready at `time_us` or later; `end` if none did.
+
+    `question` is the broker's number for what it needs that for.
+    """
+
+    queue: int
+    time_us: int
+    first: int
+    end: int
+    question: int
+
+
 class Peeked(NamedTuple):
-    """Answer with these messages, without taking them: spans (lane, start, end, failed attempts, redelivered)."""
+    """Answer with these messages, without taking them: spans (lane, start, end, failed attempts, redelivered).
+
+    `why` has for each span what is to be said of its messages beside them; it is empty, or as long as `spans`.
+    """
 
     after: int
     connection: int
     request: int
     queue: int
     spans: Sequence[tuple[int, int, int, int, bool]]
+    why: Sequence[dict[str, Any]] = ()
 
 
-Effect: TypeAlias = Confirmed | Answer | Refusal | Delivery | Drained | LeasesLost | Ended | Peeked
-"""What goes to a client. Load goes to the log instead."""
+Effect: TypeAlias = Confirmed | Answer | Refusal | Delivery | Drained | LeasesLost | Ended | Unblocked | Peeked
+"""What goes to a client."""
+Reading: TypeAlias = Load | Find
+"""What goes to the log instead."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vibemq.events import Event
 from vibemq.projections.projector import Projector
-from vibemq.server.effects import Effect, Load
+from vibemq.server.effects import Effect, Reading
 
 
 class NewRecord(NamedTuple):
@@ -31,7 +31,7 @@ class Journal:
         self.now_us = 0
         self.records: list[NewRecord] = []
         self.effects: list[Effect] = []
-        self.loads: list[Load] = []
+        self.loads: list[Reading] = []
 
     @property
     def next_offset(self) -> int:

@@ -18,7 +18,7 @@ from vibemq.log.recovery import Recovery
 from vibemq.log.segment import SEGMENT_HEADER_BYTES
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
-from vibemq.server.effects import Load, StoredBatch
+from vibemq.server.effects import Find, Load, StoredBatch
 from vibemq.server.journal import NewRecord
 
 _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -171,31 +171,56 @@ class Storage:
 
     def _batches(self, record: Record, load: Load) -> Iterator[StoredBatch]:
         """The batches that this record made ready in the queue and lane, without those before the wanted sequence."""
-        if record.tag == e.Tag.PUBLISHED:
-            event = record.event
-            assert isinstance(event, e.Published)
-            end = event.sequence + event.count
-            if event.queue == load.queue and event.lane == load.lane and end > load.sequence:
-                batch = Batch(bytes(record.payload))
-                offset = record.offset
-                yield StoredBatch(load.queue, load.lane, event.sequence, offset, 0, offset, record.time_us, batch)
-        elif record.tag == e.Tag.DEAD_LETTERED and load.lane == e.DEFAULT_LANE:
-            event = record.event
-            assert isinstance(event, e.DeadLettered)
-            if event.dead_queue == load.queue:
-                yield from self._dead(record.offset, event, load.sequence)
+        if record.tag not in e.ARRIVING:
+            return
+        event = record.event
+        for queue, lane, sequence, count in event.arrivals:
+            if (queue, lane) != (load.queue, load.lane) or sequence + count <= load.sequence:
+                continue
+            if isinstance(event, e.DeadLettered | e.Redriven):
+                yield from self._referred(record, event.refs, load, sequence)
+            else:
+                batch, at = Batch(bytes(record.payload)), record.offset
+                yield StoredBatch(queue, lane, sequence, at, 0, at, record.time_us, record.time_us, batch)
 
-    def _dead(self, made_ready: int, event: e.DeadLettered, wanted: int) -> Iterator[StoredBatch]:
-        sequence, origin = event.dead_sequence, None
-        for offset, index, count in event.refs:
-            if sequence + count > wanted:
+    def _referred(
+        self, record: Record, refs: tuple[tuple[int, int, int], ...], load: Load, sequence: int
+    ) -> Iterator[StoredBatch]:
+        origin = None
+        for offset, index, count in refs:
+            if sequence + count > load.sequence:
                 if origin is None or origin.offset != offset:
                     origin = self.log.read(offset)
                 batch = Batch(b"".join(Batch(origin.payload).cut(index, count)))
                 yield StoredBatch(
-                    event.dead_queue, e.DEFAULT_LANE, sequence, offset, index, made_ready, origin.time_us, batch
+                    load.queue,
+                    load.lane,
+                    sequence,
+                    offset,
+                    index,
+                    record.offset,
+                    origin.time_us,
+                    record.time_us,
+                    batch,
                 )
             sequence += count
+
+    def find(self, find: Find) -> int:
+        """The sequence that `find` asks for. By halves: each step reads one message. For any thread.
+
+        Raises:
+            BeyondLog: the last of them are not written yet.
+            CorruptLog: the log is damaged there.
+        """
+        first, end = find.first, find.end
+        while first < end:
+            middle = (first + end) // 2
+            stored = self.load(Load(find.queue, e.DEFAULT_LANE, middle))[0]
+            if stored.ready_us < find.time_us:
+                first = max(middle + 1, stored.end)
+            else:
+                end = min(middle, stored.sequence)
+        return min(first, find.end)
 
 
 def open_index(disk: AnyDisk, log: Log) -> Index:

@@ -6,7 +6,7 @@ comes too late finds its number closed and settles nothing.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from vibemq.projections.intervals import IntervalSet
@@ -53,6 +53,12 @@ class Piece(NamedTuple):
         return self.origin.offset, self.origin.index + self.first, self.end - self.start
 
     @property
+    def keys(self) -> Sequence[int] | None:
+        """The hash of each message's key."""
+        keys = self.origin.keys
+        return None if keys is None else keys[self.first : self.first + self.end - self.start]
+
+    @property
     def bytes(self) -> int:
         """The bytes of the records."""
         return self.origin.bytes(self.first, self.end - self.start)
@@ -69,9 +75,11 @@ class Subscription:
         "credit_bytes",
         "credit_messages",
         "drain_until_us",
+        "exclusive",
         "group",
         "handed",
         "id",
+        "keeps",
         "lease_check_us",
         "next_delivery",
         "open",
@@ -92,6 +100,10 @@ class Subscription:
         """It is sent at most so many in a turn."""
         self.unacked_max = COUNT_MAX
         """It is sent nothing more while it holds so many."""
+        self.exclusive = False
+        """Nobody else may take part in its group."""
+        self.keeps = True
+        """It holds what it was sent until that is settled; else it is done with it at once."""
         self.blocked = False
         """Its client does not read what it was sent."""
         self.drain_until_us: int | None = None
@@ -119,8 +131,9 @@ class Subscription:
         """Messages are on their way: give them numbers, and return the first."""
         start = self.next_delivery
         end = self.next_delivery = start + count
-        self.open.add(start, end)
-        self.runs.append(Run(start, end, origin, first, lease_until_us))
+        if self.keeps:
+            self.open.add(start, end)
+            self.runs.append(Run(start, end, origin, first, lease_until_us))
         return start
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
@@ -143,6 +156,11 @@ class Subscription:
         self.open.remove(start, end)
         self._forget_runs()
         return found
+
+    def held(self) -> Iterator[Piece]:
+        """Everything that is open."""
+        for start, end in self.open:
+            yield from self.pieces(start, end)
 
     def close_all(self) -> list[Piece]:
         """Settle everything that is open."""

@@ -1,0 +1,84 @@
+"""Where messages go that nobody could deal with."""
+
+from vibemq import events as e
+from vibemq.events import DeadReason, Overflow, QueueSettings, Span
+from vibemq.projections.queue import Queue
+from vibemq.server.dispatch import append_span
+from vibemq.server.journal import Journal
+from vibemq.server.subscription import Piece
+
+DEAD_LETTER_SUFFIX = ".dlq"
+"""Behind a queue's name: its dead-letter queue, unless it has another."""
+
+
+class Pieces:
+    """Messages that end together, collected so that they are one event: spans, where they are, and their bytes."""
+
+    __slots__ = ("bytes", "refs", "spans")
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self.spans: list[Span] = []
+        self.refs: list[tuple[int, int, int]] = []
+        self.bytes = 0
+
+    def add(self, piece: Piece) -> None:
+        """One piece more."""
+        append_span(self.spans, piece.span)
+        offset, index, count = piece.ref
+        if self.refs and self.refs[-1][0] == offset and self.refs[-1][1] + self.refs[-1][2] == index:
+            self.refs[-1] = offset, self.refs[-1][1], self.refs[-1][2] + count
+        else:
+            self.refs.append(piece.ref)
+        self.bytes += piece.bytes
+
+
+class DeadLettering:
+    """Moves messages to the dead-letter queue of their queue."""
+
+    def __init__(self, journal: Journal, changed: dict[int, None]) -> None:
+        """`changed` collects queues that may have something to hand out."""
+        self._journal = journal
+        self._state = journal.state
+        self._changed = changed
+
+    def send(
+        self, queue: Queue, group: int, subscription: int, pieces: Pieces, why: DeadReason, attempts: int, error: str
+    ) -> None:
+        """These messages are dead, and so many attempts at them failed; `subscription` held them, or 0."""
+        target = self.queue_of(queue)
+        if target is None and why in {DeadReason.EXPIRED, DeadReason.OVERFLOW}:
+            self._journal.record(e.Dropped(queue.id, group, tuple(pieces.spans), pieces.bytes, why))
+            return
+        self._journal.record(
+            e.DeadLettered(
+                queue.id,
+                group,
+                subscription,
+                tuple(pieces.spans),
+                pieces.bytes,
+                why,
+                attempts,
+                error,
+                target.id if target else 0,
+                target.next[e.DEFAULT_LANE] if target else 0,
+                tuple(pieces.refs),
+            )
+        )
+        if target is not None:
+            self._changed[target.id] = None
+
+    def queue_of(self, queue: Queue) -> Queue | None:
+        """Where the dead letters of a queue go. From a dead-letter queue only where it was told to: else nowhere."""
+        name = queue.settings.dead_letter_queue or queue.name + DEAD_LETTER_SUFFIX
+        is_last = queue.id in self._state.dead and not queue.settings.dead_letter_queue
+        if is_last or name == queue.name:
+            return None
+        return self._state.queue_named(name) or self.create(name)
+
+    def create(self, name: str) -> Queue:
+        """A queue for dead letters: they stay until somebody takes them, and a full one loses the oldest."""
+        settings = QueueSettings(max_attempts=0, overflow=Overflow.DROP_OLDEST)
+        number = self._state.topology.next_queue
+        self._journal.record(e.QueueDeclared(number, name, settings, 0))
+        return self._state.queues[number]
