@@ -14,6 +14,7 @@ import msgspec
 
 from vibemq.errors import InvalidRequest
 from vibemq.events import Backoff, Mode, QueueSettings
+from vibemq.projections.bindings import matches
 from vibemq.server.limits import DURATION_MS_MAX, NAME_BYTES_MAX, Limits
 
 DEAD_LETTER_SUFFIX: Final = ".dlq"
@@ -182,24 +183,11 @@ class QueueDefaults:
             InvalidRequest: what is given does not fit together.
         """
         values = msgspec.structs.asdict(base or self.base)
+        is_for_dead_letters = queue.endswith(DEAD_LETTER_SUFFIX)
         for pattern, settings in self.patterns:
-            for_dead_letters = pattern.endswith(DEAD_LETTER_SUFFIX)
-            if for_dead_letters == queue.endswith(DEAD_LETTER_SUFFIX) and _matches(
-                pattern.split("."), queue.split(".")
-            ):
+            if pattern.endswith(DEAD_LETTER_SUFFIX) == is_for_dead_letters and matches(pattern, queue):
                 values |= settings
         return resolved(queue, values, given or {})
-
-
-def _matches(pattern: list[str], words: list[str]) -> bool:
-    """Whether words fit a pattern of words: what the pattern's part so far takes in ends at one of `ends`."""
-    ends = {0}
-    for word in pattern:
-        if word == "#":
-            ends = set(range(min(ends, default=0), len(words) + 1)) if ends else set()
-        else:
-            ends = {end + 1 for end in ends if end < len(words) and word in {"*", words[end]}}
-    return len(words) in ends
 
 
 def _plain(value: object) -> object:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from vibemq.durations import milliseconds
 from vibemq.errors import ConfigError, InvalidName, InvalidRequest, UsageError
-from vibemq.protocol.fields import check_name
+from vibemq.protocol.fields import check_name, check_pattern
 from vibemq.server.limits import Limits
 from vibemq.server.queue_settings import PLAIN, Declaration, QueueDefaults, check
 
@@ -28,6 +28,7 @@ def read_queues(tables: object, defaults: QueueDefaults, limits: Limits) -> dict
     found = {}
     for queue, label, table in _tables("queues", tables, "queue"):
         try:
+            check_name(queue)
             bind = _patterns(table.pop(BIND, []))
             settings = _settings(table, limits, (*KEYS, BIND))
             defaults.of(queue, settings)
@@ -46,6 +47,7 @@ def read_defaults(tables: object, limits: Limits) -> QueueDefaults:
     found = []
     for pattern, label, table in _tables("defaults", tables, "pattern"):
         try:
+            check_pattern(pattern)
             found.append((pattern, _settings(table, limits, tuple(KEYS))))
         except (InvalidName, InvalidRequest, UsageError) as error:
             raise ConfigError(f"{label} {error.text}") from None
@@ -65,10 +67,6 @@ def _tables(section: str, tables: object, what: str) -> list[tuple[str, str, dic
             if isinstance(value, dict):
                 quoted = _label(section, f"{name}.{key}")
                 raise ConfigError(f"{label} has no table {key!r}: a {what} with dots needs quotes, {quoted}")
-        try:
-            check_name(name, what)
-        except InvalidName as error:
-            raise ConfigError(f"{label} {error.text}") from None
         found.append((name, label, dict(table)))
     return found
 
@@ -97,5 +95,5 @@ def _patterns(value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(pattern, str) for pattern in value):
         raise InvalidRequest(f'{BIND} must be a list of patterns, such as ["orders.*"], not {value!r}')
     for pattern in value:
-        check_name(pattern, "pattern")
+        check_pattern(pattern)
     return tuple(dict.fromkeys(value))
