@@ -1,0 +1,107 @@
+"""What it costs to find the queues that are bound to a topic, among 100,000 bindings.
+
+    python -m bench.topics [BINDINGS]
+
+Prints microseconds per match, the median and the 99th percentile, for topics that somebody is bound to and topics that
+nobody is, and for the worst that was thought of. The bindings are those of a plant with machines that report to
+`SITE.LINE.MACHINE.READING`: six in ten name one such topic, the others have a `*` or a `#` in each place; ten queues in
+all are bound to everything of a kind. The worst are patterns of `a`, `*` and `#` in every order, and a long topic of
+nothing but `a`, for which hardly a node of the trie can be ruled out.
+"""
+
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from itertools import islice, product
+from statistics import quantiles
+
+from vibemq.events import Bound
+from vibemq.projections import part
+from vibemq.projections.bindings import Bindings
+
+SITES, LINES, MACHINES = 50, 40, 200
+READINGS = ("temperature", "humidity", "power", "status", "alarm")
+QUEUES = 20_000
+TOPICS = 50_000
+WORST_WORDS = 30
+
+KINDS = (
+    (60, "{site}.{line}.{machine}.{reading}"),
+    (10, "{site}.*.{machine}.{reading}"),
+    (5, "*.{line}.{machine}.{reading}"),
+    (5, "{site}.{line}.{machine}.*"),
+    (10, "{site}.{line}.{machine}.#"),
+    (5, "{site}.#.{machine}.{reading}"),
+    (4, "{site}.{line}.#.{reading}"),
+    (1, "#.{machine}.{reading}"),
+)
+"""Out of a hundred bindings so many look like that."""
+BROAD = (*(f"#.{reading}" for reading in READINGS), "#", "*.*.*.alarm", "site1.#", "*.line1.#", "site1.#.alarm.#")
+
+
+def named(form: str, chance: random.Random) -> str:
+    """A pattern or topic of this form."""
+    return form.format(
+        site=f"site{chance.randrange(SITES)}",
+        line=f"line{chance.randrange(LINES)}",
+        machine=f"machine{chance.randrange(MACHINES)}",
+        reading=chance.choice(READINGS),
+    )
+
+
+def realistic(count: int, chance: random.Random) -> Iterator[str]:
+    """So many patterns."""
+    yield from BROAD
+    shares, forms = zip(*KINDS, strict=True)
+    for form in chance.choices(forms, shares, k=count - len(BROAD)):
+        yield named(form, chance)
+
+
+def worst(count: int) -> Iterator[str]:
+    """So many patterns of which hardly any can be ruled out early."""
+    orders = (order for words in range(1, 20) for order in product("a*#", repeat=words))
+    return map(".".join, islice(orders, count))
+
+
+def bind(patterns: Iterable[str]) -> Bindings:
+    """The queues bound to these, in turn."""
+    bindings = Bindings()
+    for number, pattern in enumerate(patterns):
+        bindings.bound(Bound(number % QUEUES + 1, pattern, 0))
+    return bindings
+
+
+def measure(name: str, bindings: Bindings, topics: list[str]) -> None:
+    """Match each topic, and print a line."""
+    spent, found = list[float](), 0
+    for topic in topics:
+        begun = time.perf_counter()
+        queues = bindings.match(topic)
+        spent.append(time.perf_counter() - begun)
+        found += len(queues)
+    shares = quantiles(spent, n=100)
+    figures = f"median {shares[49] * 1e6:9.1f} us   p99 {shares[98] * 1e6:9.1f} us"
+    print(f"{name:10} {figures}   queues {found / len(topics):8.1f}")
+
+
+def main(count: int) -> None:
+    """Build, match, save and restore."""
+    chance = random.Random(4)  # noqa: S311 - seeded, so that it repeats
+    begun = time.perf_counter()
+    bindings = bind(realistic(count, chance))
+    print(f"{'bind':10} {(time.perf_counter() - begun) / count * 1e6:9.1f} us each")
+    bound = [named(KINDS[0][1], chance) for _ in range(TOPICS)]
+    measure("bound", bindings, bound)
+    measure("unbound", bindings, [f"site0.{number}.unheard.of" for number in range(TOPICS)])
+    measure("worst", bind(worst(count)), [".".join("a" * WORST_WORDS)] * 3)
+    begun = time.perf_counter()
+    saved = part.encode(bindings)
+    print(f"{'save':10} {(time.perf_counter() - begun) * 1e3:9.1f} ms   {len(saved):,} bytes")
+    begun = time.perf_counter()
+    Bindings.restore(part.decode(saved), 1)
+    print(f"{'restore':10} {(time.perf_counter() - begun) * 1e3:9.1f} ms")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 100_000)
