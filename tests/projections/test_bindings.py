@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from vibemq import events as e
 from vibemq.projections import part as parts
 from vibemq.projections.bindings import Bindings, matches
+from vibemq.projections.projector import Projector
 
 Pair = tuple[int, str]
 
@@ -167,3 +168,61 @@ def test_no_pattern_makes_matching_explode() -> None:
     assert not matches(".".join("*" * 120), ".".join("*" * 121))
     crowd = bound(*((queue, ".".join(["#", "a", "*"] * queue)) for queue in range(1, 40)))
     assert crowd.match(".".join("a" * 78)) == list(range(1, 40))
+
+
+# -- as a part of the state
+
+
+STARTED: Final = e.BrokerStarted("0.1.0", clean=True, wall_us=0)
+DECLARED: Final = [e.QueueDeclared(queue, f"q{queue}", e.QueueSettings(), 0) for queue in (1, 2, 3)]
+BEFORE: Final[list[e.Event]] = [STARTED, *DECLARED, e.QueueDeleted(1, 0, 0, 0)]
+HISTORY: Final[list[e.Event]] = [
+    *BEFORE,
+    e.Bound(2, "orders.*", 1),
+    e.Bound(2, "orders.eu", 1),
+    e.Bound(3, "#", 1),
+    e.Unbound(2, "orders.eu", 1),
+    e.QueueDeleted(3, 0, 0, 1),
+    e.Unbound(2, "orders.*", 1),
+    STARTED,
+    e.Bound(2, "a.#", 1),
+]
+
+
+def replayed(history: list[e.Event], state: Projector | None = None) -> Projector:
+    state = state or Projector()
+    for offset in range(state.next_offset, len(history)):
+        state.apply(offset, 0, history[offset])
+    return state
+
+
+def saved(part: parts.Part) -> tuple[str, int, bytes]:
+    return part.key, part.as_of, parts.encode(part)
+
+
+def test_a_state_without_bindings_has_no_such_part() -> None:
+    """A checkpoint of a version that knew of none is whole, and digests are what they were."""
+    state = replayed(BEFORE)
+    assert "bindings" not in state.digests()
+    restored = Projector.restore([saved(part) for part in state.parts()], len(BEFORE))
+    assert restored.digests() == state.digests()
+    assert replayed(HISTORY, restored).digests() == replayed(HISTORY).digests()
+
+
+def test_a_queue_takes_its_bindings_along_when_it_goes() -> None:
+    assert replayed(HISTORY[:8]).bindings.match("orders.eu") == [2, 3]
+    assert replayed(HISTORY[:9]).bindings.match("orders.us") == [2, 3]
+    assert replayed(HISTORY[:10]).bindings.match("orders.eu") == [2]
+    assert replayed(HISTORY[:11]).bindings.match("orders.eu") == []
+    assert replayed(HISTORY).bindings.as_of == len(HISTORY)
+
+
+@pytest.mark.parametrize("pace", range(4))
+def test_bindings_that_were_saved_at_another_time_than_the_rest_meet_it_again(pace: int) -> None:
+    for begin in range(len(HISTORY)):
+        state, found = replayed(HISTORY[:begin]), list[tuple[str, int, bytes]]()
+        for part in state.parts():
+            found.append(saved(part))
+            replayed(HISTORY[: state.next_offset + pace], state)
+        again = replayed(HISTORY, Projector.restore(found, begin))
+        assert [saved(part) for part in again.parts()] == [saved(part) for part in replayed(HISTORY).parts()]

@@ -8,6 +8,7 @@ from vibemq import events as e
 from vibemq.errors import FormatUnsupported
 from vibemq.projections import part as parts
 from vibemq.projections.audit import Audit
+from vibemq.projections.bindings import Bindings
 from vibemq.projections.dead_letter import DeadLetters
 from vibemq.projections.part import Part
 from vibemq.projections.producers import Producers
@@ -26,6 +27,7 @@ class Projector:
         self.next_offset = 0
         self.topology = Topology()
         self.producers = Producers()
+        self.bindings = Bindings()
         self.audit = Audit()
         self.queues: dict[int, Queue] = {}
         self.dead: dict[int, DeadLetters] = {}
@@ -45,6 +47,8 @@ class Projector:
             e.GroupCreated: self._group_created,
             e.GroupDeleted: self._group_deleted,
             e.GroupSought: self._group_sought,
+            e.Bound: self._bound,
+            e.Unbound: self._unbound,
             e.Published: self._published,
             e.Routed: self._routed,
             e.MadeReady: self._made_ready,
@@ -77,10 +81,13 @@ class Projector:
 
         Events may be applied while somebody walks through them: a queue that is gone by its turn is passed over. The
         audit, which every event changes, is the last: whoever saves the parts on the way saves with it how far the
-        others may have got, and those that went.
+        others may have got, and those that went. Bindings are a part only once there was one: so states without any are
+        what they were before bindings existed, in their digests and in their checkpoints.
         """
         yield self.topology
         yield self.producers
+        if self.bindings.as_of:
+            yield self.bindings
         for number in sorted(self.queues):
             if (queue := self.queues.get(number)) is not None:
                 yield queue
@@ -115,6 +122,8 @@ class Projector:
             self.topology = Topology.restore(snapshot, as_of)
         elif kind == "producers":
             self.producers = Producers.restore(snapshot, as_of)
+        elif kind == "bindings":
+            self.bindings = Bindings.restore(snapshot, as_of)
         elif kind == "audit":
             self.audit = Audit.restore(snapshot, as_of)
         elif kind == "queue":
@@ -207,6 +216,8 @@ class Projector:
             queue.deleted(event)
         if self._fresh(self.topology, offset):
             self.topology.queue_deleted(event)
+        if self.bindings.as_of and self._fresh(self.bindings, offset):
+            self.bindings.queue_deleted(event)
 
     def _queue_undeleted(self, offset: int, time_us: int, event: e.QueueUndeleted) -> None:
         if queue := self._queue(event.queue, offset):
@@ -231,6 +242,14 @@ class Projector:
             queue.purged(event)
         if dead := self._dead(event.queue, offset):
             dead.purged(event.kept)
+
+    def _bound(self, offset: int, time_us: int, event: e.Bound) -> None:
+        if self._fresh(self.bindings, offset):
+            self.bindings.bound(event)
+
+    def _unbound(self, offset: int, time_us: int, event: e.Unbound) -> None:
+        if self._fresh(self.bindings, offset):
+            self.bindings.unbound(event)
 
     def _published(self, offset: int, time_us: int, event: e.Published) -> None:
         if queue := self._queue(event.queue, offset):
