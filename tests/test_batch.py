@@ -87,6 +87,13 @@ def test_a_cut_that_counts_from_the_wrong_place_would_be_noticed() -> None:
     assert Batch(b"".join(batch.cut(1, 1))).bodies() != [b"bb"]
 
 
+def test_a_cut_that_takes_the_keys_of_others_would_be_noticed() -> None:
+    batch = packed([(b"a", None, 1), (b"b", None, 2), (b"c", None, 3)])
+    assert list(Batch(b"".join(batch.cut(1, 1))).keys or ()) == [2]
+    batch.records_at -= 8  # planted: the column is looked for one key too early
+    assert list(Batch(b"".join(batch.cut(1, 1))).keys or ()) != [2]
+
+
 def test_a_whole_cut_is_the_batch_as_it_came() -> None:
     data = b"".join(pack([b"a", b"b"]))
     (part,) = Batch(data).cut(0, 2)

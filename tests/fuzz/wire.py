@@ -5,9 +5,9 @@ from random import Random
 
 from tests.fuzz.target import Target
 from tests.protocol import strategies
-from tests.protocol.examples import BATCH, COMMANDS, REPLIES
+from tests.protocol.examples import BATCH, COMMANDS, KEYED, REPLIES
 from vibemq import events as e
-from vibemq.batch import Batch, pack
+from vibemq.batch import TTL_MS_MAX, Batch, pack
 from vibemq.errors import InvalidRequest, RequestError, VibeMQError
 from vibemq.events import QueueSettings
 from vibemq.projections.projector import Projector
@@ -23,9 +23,22 @@ FRAME_BYTES_MAX = 4096
 HELLO = PREFACE + b"".join(binary.encode_command(m.Hello()))
 JSON_HELLO = b'{"type":"hello"}\n'
 START_US = 1_700_000_000_000_000
+EXAMPLES = (*COMMANDS.values(), *REPLIES.values())
 WORDS = (
-    *(type(one).__name__.lower().encode() for one in (*COMMANDS, *REPLIES)),
-    *(name.encode() for one in (*COMMANDS, *REPLIES) for name in one.__struct_fields__),
+    *(str(one.__struct_config__.tag or "publish").encode() for one in EXAMPLES),
+    *(name.encode() for one in EXAMPLES for name in one.__struct_fields__),
+    *(
+        b"a.b",
+        b"a.*.#",
+        b"..",
+        b"$1",
+        b'"key":"k"',
+        b'"ttl_ms":1',
+        b'"to_topic":true',
+        b"head",
+        b"override",
+        b"fan-out",
+    ),
     *(b"q", b'"type":"', b"[[1,2]]", b"\x92\x01\x02", b"\xc1", b"\\ud800", b"1e400", b"NaN", b'{"a":', b"\n", b"\r\n"),
 )
 
@@ -129,7 +142,10 @@ def run_batch(data: bytes) -> None:
     first = data[0] % batch.count
     count = 1 + data[1] % (batch.count - first)
     part = Batch(b"".join(batch.cut(first, count)))
-    assert (part.count, part.priority) == (count, batch.priority)
+    assert (part.count, part.priority, part.ttl_ms) == (count, batch.priority, batch.ttl_ms)
+    assert 0 <= batch.ttl_ms <= TTL_MS_MAX
+    assert list(part.keys or ()) == list(batch.keys or ())[first : first + count]
+    assert batch.keys is None or len(batch.keys) == batch.count
     assert part.bodies() == bodies[first : first + count]
     assert list(map(bytes, part.packed_headers())) == packed[first : first + count]
     try:
@@ -198,7 +214,7 @@ def _lines() -> list[bytes]:
     publish = (
         b'{"type":"publish","request":2,"queue":"q","messages":[{"body":"x","headers":{"a":1}},{"body_base64":"//8="}]}'
     )
-    return [publish, *(strategies.json_line(one).strip() for one in COMMANDS)]
+    return [publish, *(strategies.json_line(one).strip() for one in COMMANDS.values())]
 
 
 def _with_modes(streams: Sequence[bytes], modes: Sequence[int]) -> list[bytes]:
@@ -206,7 +222,7 @@ def _with_modes(streams: Sequence[bytes], modes: Sequence[int]) -> list[bytes]:
 
 
 def _binary_seeds() -> list[bytes]:
-    frames = [b"".join(binary.encode_command(one)) for one in COMMANDS]
+    frames = [b"".join(binary.encode_command(one)) for one in COMMANDS.values()]
     return [*_with_modes([*frames, b"".join(frames[1:])], (1, 7)), b"\0" + HELLO + frames[1]]
 
 
@@ -216,7 +232,7 @@ def _json_seeds() -> list[bytes]:
 
 
 def _request_seeds() -> list[bytes]:
-    ask: tuple[m.Command, ...] = (
+    work: tuple[m.Command, ...] = (
         m.Subscribe(request=1, queue="q", messages=100, bytes=1000),
         m.Publish(2, "q", 1, BATCH),
         m.Publish(3, "q", 3, BATCH),
@@ -226,15 +242,47 @@ def _request_seeds() -> list[bytes]:
         m.Ack(subscription=1, deliveries=((3, 4),), request=4),
         m.Credit(subscription=1, messages=5, bytes=100, handed=2, wait_ms=0),
         m.Peek(request=6, queue="q.dlq"),
+        m.DeadLetters(request=15, queue="q", reason="rejected"),
+        m.Redrive(request=16, queue="q.dlq", dry_run=True),
+        m.Redrive(request=17, queue="q.dlq"),
         m.Purge(request=7, queue="q"),
         m.Publish(8, "q", 1, BATCH),
         m.Unsubscribe(request=9, subscription=1),
-        m.Delete(request=10, queue="q"),
+        m.Change(request=12, queue="q", settings={"max_length": 1, "overflow": "drop-oldest", "ttl_ms": 1}),
+        m.Publish(13, "q", 5, KEYED),
+        m.Rename(request=14, queue="q", name="r"),
+        m.Delete(request=10, queue="r"),
+        m.Undelete(request=18, queue="r", name="q"),
         m.Digest(request=11),
     )
-    binary_stream = b"".join(b"".join(binary.encode_command(one)) for one in ask)
-    lines = b"".join(_lines()[0] + b"\n" if isinstance(one, m.Publish) else strategies.json_line(one) for one in ask)
-    return [bytes([mode]) + (lines if mode & 1 else binary_stream) for mode in (0, 8, 9, 15, 28, 31)]
+    groups: tuple[m.Command, ...] = (
+        m.Declare(request=1, queue="q", settings={"mode": "fan-out", "order_by_key": True}),
+        m.Subscribe(request=2, queue="q", group="g", messages=100, bytes=1000, start="head"),
+        m.Subscribe(request=3, queue="q", messages=1, bytes=10),
+        m.Bind(request=4, queue="q", pattern="a.#"),
+        m.Bind(request=5, queue="p", pattern="*.b"),
+        m.Publish(6, "a.b", 1, KEYED, to_topic=True),
+        m.Publish(7, "nobody", 3, KEYED, to_topic=True),
+        m.Ack(subscription=1, deliveries=((1, 2),)),
+        m.Seek(request=8, queue="q", group="g", start="sequence", at=1),
+        m.Peek(request=9, queue="q", group="g"),
+        m.ListBindings(request=10),
+        m.Unbind(request=11, queue="q", pattern="a.#"),
+        m.DeleteGroup(request=12, queue="q", group="g"),
+        m.Delete(request=13, queue="q", grace_ms=0),
+        m.Digest(request=14),
+    )
+    modes = (0, 8, 9, 15, 28, 31)
+    return [bytes([mode]) + _stream(ask, as_json=bool(mode & 1)) for ask in (work, groups) for mode in modes]
+
+
+def _stream(ask: Sequence[m.Command], *, as_json: bool) -> bytes:
+    if not as_json:
+        return b"".join(b"".join(binary.encode_command(one)) for one in ask)
+    plain = _lines()[0] + b"\n"
+    return b"".join(
+        plain if isinstance(one, m.Publish) and one.batch is BATCH else strategies.json_line(one) for one in ask
+    )
 
 
 def _batches() -> list[bytes]:
@@ -242,8 +290,11 @@ def _batches() -> list[bytes]:
         pack([b""]),
         pack([b"one", b"two", b"\xff" * 40]),
         pack([b"", b"x", b""], [{"a": 1}, None, {"b": "c", "d": None}]),
+        pack([b"a", b"b", b"c"], ttl_ms=1_000),
+        pack([b"a", b"", b"c"], keys=[7, 0, (1 << 64) - 1]),
+        pack([b"a", b"b"], [{"key": "k"}, None], 9, TTL_MS_MAX, [1, 2]),
     )
-    return [b"".join(parts) for parts in (*some, [bytes(BATCH.data)])]
+    return [b"".join(parts) for parts in (*some, [bytes(BATCH.data)], [bytes(KEYED.data)])]
 
 
 def _batch_seeds() -> list[bytes]:
@@ -251,7 +302,7 @@ def _batch_seeds() -> list[bytes]:
 
 
 def _client_seeds() -> list[bytes]:
-    frames = [b"".join(binary.encode_reply(one)) for one in REPLIES]
+    frames = [b"".join(binary.encode_reply(one)) for one in REPLIES.values()]
     deliveries = [b"".join(binary.encode_reply(m.Deliver(1, 1, 1, 1, 0, 1, 1, False, [one]))) for one in _batches()]
     return _with_modes([*frames, *deliveries, b"".join(frames)], (0, 3))
 

@@ -1,28 +1,49 @@
 """Strategies for everything that client and broker can say, and both codecs as a client sees them."""
 
 import base64
+import json
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
 
-from vibemq.batch import PRIORITY_MAX, Batch, Headers, pack
-from vibemq.errors import InvalidName
+from vibemq.batch import PRIORITY_MAX, TTL_MS_MAX, Batch, Headers, pack
+from vibemq.errors import InvalidName, RequestError
+from vibemq.protocol import binary, json_lines
 from vibemq.protocol import messages as m
-from vibemq.protocol.fields import COUNT_MAX, DURATION_MS_MAX, NUMBER_MAX, PRODUCER_MAX, check_name
-from vibemq.protocol.frames import Frame, FrameReader
+from vibemq.protocol.fields import (
+    COUNT_MAX,
+    DURATION_MS_MAX,
+    NUMBER_MAX,
+    PRODUCER_MAX,
+    check_name,
+    check_pattern,
+    check_topic,
+)
+from vibemq.protocol.frames import Frame, FrameReader, Kind
+from vibemq.protocol.keys import key_hash
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
 
-def _is_name(text: str) -> bool:
+def _accepted_by(check: Callable[[str], None], text: str) -> bool:
     try:
-        check_name(text)
+        check(text)
     except InvalidName:
         return False
     return True
 
 
-names = texts.filter(_is_name)
+names = texts.filter(partial(_accepted_by, check_name))
+words = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=".*#"), min_size=1, max_size=8)
+topics = st.lists(words, min_size=1, max_size=4).map(".".join).filter(partial(_accepted_by, check_topic))
+patterns = (
+    st.lists(words | st.sampled_from("*#"), min_size=1, max_size=4)
+    .map(".".join)
+    .filter(partial(_accepted_by, check_pattern))
+)
 requests = st.integers(1, COUNT_MAX)
 requests_or_none = st.integers(0, COUNT_MAX)
 numbers = st.integers(0, NUMBER_MAX)
@@ -36,7 +57,7 @@ runs = (
 )
 deliveries = st.lists(runs, min_size=1, max_size=5).map(tuple)
 finite = st.floats(allow_nan=False, allow_infinity=False)
-settings = st.dictionaries(texts, texts | st.integers(-NUMBER_MAX, NUMBER_MAX) | finite, max_size=3)
+settings = st.dictionaries(texts, texts | bits | st.integers(-NUMBER_MAX, NUMBER_MAX) | finite, max_size=3)
 
 json_header_values = st.none() | bits | st.integers(-(1 << 63), (1 << 64) - 1) | finite | texts
 headers: st.SearchStrategy[Headers] = st.dictionaries(
@@ -45,13 +66,38 @@ headers: st.SearchStrategy[Headers] = st.dictionaries(
 bodies = st.binary(max_size=40)
 
 
+ttls = st.just(0) | st.integers(1, TTL_MS_MAX)
+key_hashes = st.just(0) | st.integers(1, (1 << 64) - 1)
+
+
 @st.composite
-def batches(draw: st.DrawFn, header_sets: st.SearchStrategy[Headers] = headers) -> Batch:
-    found = draw(st.lists(st.tuples(bodies, st.none() | header_sets), min_size=1, max_size=6))
-    parts = pack([body for body, _ in found], [one for _, one in found], draw(st.integers(0, PRIORITY_MAX)))
-    return Batch(b"".join(parts))
+def batches(draw: st.DrawFn) -> Batch:
+    found = draw(st.lists(st.tuples(bodies, st.none() | headers, key_hashes), min_size=1, max_size=6))
+    sent, header_sets, keys = zip(*found, strict=True)
+    return Batch(b"".join(pack(sent, header_sets, draw(st.integers(0, PRIORITY_MAX)), draw(ttls), keys)))
 
 
+@st.composite
+def json_batches(draw: st.DrawFn, topic: str) -> Batch:
+    """What JSON can say: a key is text, and a header like the topic (empty: none)."""
+    json_headers = st.dictionaries(texts, json_header_values, max_size=3)
+    found = draw(st.lists(st.tuples(bodies, json_headers, texts), min_size=1, max_size=6))
+    header_sets = [one | ({"topic": topic} if topic else {}) | ({"key": key} if key else {}) for _, one, key in found]
+    keys = [key_hash(key) if key else 0 for _, _, key in found]
+    sent = [body for body, _, _ in found]
+    return Batch(b"".join(pack(sent, header_sets, draw(st.integers(0, PRIORITY_MAX)), draw(ttls), keys)))
+
+
+starts = st.sampled_from(["tail", "head", "sequence", "time"])
+filters = {
+    "reason": texts,
+    "source": texts,
+    "error": texts,
+    "since_us": numbers,
+    "until_us": numbers,
+    "start": numbers,
+    "count": counts,
+}
 subscribed = {"subscription": numbers, "deliveries": deliveries}
 controls = (
     st.builds(
@@ -64,8 +110,20 @@ controls = (
         producer=st.integers(0, PRODUCER_MAX),
         compression=st.lists(texts, max_size=3).map(tuple),
     )
-    | st.builds(m.Subscribe, request=requests, queue=names, group=st.none() | names, messages=counts, bytes=counts)
+    | st.builds(
+        m.Subscribe,
+        request=requests,
+        queue=names,
+        group=st.none() | names,
+        messages=counts,
+        bytes=counts,
+        start=starts,
+        at=numbers,
+        exclusive=bits,
+    )
     | st.builds(m.Unsubscribe, request=requests, subscription=numbers)
+    | st.builds(m.Seek, request=requests, queue=names, group=names, start=starts, at=numbers)
+    | st.builds(m.DeleteGroup, request=requests, queue=names, group=names)
     | st.builds(
         m.Credit,
         subscription=numbers,
@@ -84,12 +142,26 @@ controls = (
         **subscribed,
     )
     | st.builds(m.Extend, request=requests_or_none, lease_ms=durations, **subscribed)
-    | st.builds(m.Declare, request=requests, queue=names, settings=settings)
+    | st.builds(
+        m.Declare,
+        request=requests,
+        queue=names,
+        settings=settings,
+        on_difference=st.sampled_from(["fail", "ignore", "override"]),
+    )
+    | st.builds(m.Change, request=requests, queue=names, settings=settings)
+    | st.builds(m.Rename, request=requests, queue=names, name=names)
+    | st.builds(m.Bind, request=requests, queue=names, pattern=patterns)
+    | st.builds(m.Unbind, request=requests, queue=names, pattern=patterns)
+    | st.builds(m.ListBindings, request=requests, queue=st.none() | names)
     | st.builds(m.ListQueues, request=requests)
     | st.builds(m.ShowQueue, request=requests, queue=names)
     | st.builds(m.Purge, request=requests, queue=names)
-    | st.builds(m.Delete, request=requests, queue=names)
-    | st.builds(m.Peek, request=requests, queue=names, start=numbers, count=counts)
+    | st.builds(m.Delete, request=requests, queue=names, grace_ms=st.none() | durations)
+    | st.builds(m.Undelete, request=requests, queue=names, name=st.just("") | names)
+    | st.builds(m.Peek, request=requests, queue=names, start=numbers, count=counts, group=st.none() | names)
+    | st.builds(m.DeadLetters, request=requests, queue=names, **filters)
+    | st.builds(m.Redrive, request=requests, queue=names, target=st.just("") | names, dry_run=bits, **filters)
     | st.builds(m.Flush, request=requests)
     | st.builds(m.Digest, request=requests)
     | st.just(m.Ping())
@@ -97,14 +169,17 @@ controls = (
 )
 
 
-def publishes_of(of: st.SearchStrategy[Batch]) -> st.SearchStrategy[m.Publish]:
-    """Publishes of such batches: no batch is older than the oldest."""
-    return numbers.flatmap(lambda n: st.builds(m.Publish, requests, names, st.just(n), of, st.integers(0, n)))
+@st.composite
+def publishes(draw: st.DrawFn, *, as_json: bool = False) -> m.Publish:
+    """A publish to a queue or a topic; no batch is older than the oldest."""
+    to_topic, sequence = draw(bits), draw(numbers)
+    queue = draw(topics if to_topic else names)
+    batch = draw(json_batches(queue if to_topic else "") if as_json else batches())
+    return m.Publish(draw(requests), queue, sequence, batch, draw(st.integers(0, sequence)), to_topic)
 
 
-publishes = publishes_of(batches())
-json_publishes = publishes_of(batches(st.dictionaries(texts, json_header_values, max_size=3)))
-commands = controls | publishes
+json_publishes = publishes(as_json=True)
+commands = controls | publishes()
 
 results = st.recursive(
     st.none() | bits | st.integers(-NUMBER_MAX, NUMBER_MAX) | finite | texts,
@@ -126,12 +201,13 @@ control_replies = (
         message_bytes_max=counts,
         compression=texts,
     )
-    | st.builds(m.Confirmed, request=requests, offset=numbers, sequence=numbers, duplicate=bits)
+    | st.builds(m.Confirmed, request=requests, offset=numbers, sequence=numbers, duplicate=bits, dropped=counts)
     | st.builds(m.Done, request=requests, result=results)
     | st.builds(m.Failed, request=requests_or_none, code=counts, text=texts)
     | st.builds(m.Drained, subscription=numbers)
     | st.builds(m.LeasesLost, **subscribed)
     | st.builds(m.Ended, subscription=numbers, code=counts, text=texts)
+    | st.builds(m.Unblocked, queue=names)
     | st.just(m.Ping())
     | st.just(m.Pong())
     | st.builds(m.Goodbye, code=counts, text=texts)
@@ -154,13 +230,16 @@ replies = control_replies | delivers
 def plain(message: object) -> object:
     """A message in a form that compares by value: batches as their bytes, refusals as their text."""
     if isinstance(message, m.Publish):
-        return ("publish", message.request, message.queue, message.sequence, message.oldest, bytes(message.batch.data))
+        return ("publish", *_fields_but(message, "batch"), bytes(message.batch.data))
     if isinstance(message, m.Deliver):
-        fields = [getattr(message, name) for name in message.__struct_fields__ if name != "parts"]
-        return ("deliver", *fields, b"".join(message.parts))
+        return ("deliver", *_fields_but(message, "parts"), b"".join(message.parts))
     if isinstance(message, m.Refused):
         return ("refused", message.request, type(message.error), message.error.text)
     return message
+
+
+def _fields_but(message: msgspec.Struct, left_out: str) -> list[object]:
+    return [getattr(message, name) for name in message.__struct_fields__ if name != left_out]
 
 
 def frame(buffers: list[bytes | memoryview]) -> Frame:
@@ -170,17 +249,58 @@ def frame(buffers: list[bytes | memoryview]) -> Frame:
 
 
 def json_line(command: m.Command) -> bytes:
-    """The line that a JSON client sends for `command`."""
+    """The line that a JSON client sends for `command`; what has its default is left out of a publish."""
     if not isinstance(command, m.Publish):
         return msgspec.json.encode(command) + b"\n"
-    pairs = zip(command.batch.bodies(), command.batch.headers(), strict=True)
-    line = {
+    shown: dict[str, object] = {
         "type": "publish",
         "request": command.request,
         "queue": command.queue,
         "sequence": command.sequence,
         "oldest": command.oldest,
         "priority": command.batch.priority,
-        "messages": [{"body_base64": base64.b64encode(body).decode(), "headers": one} for body, one in pairs],
     }
-    return msgspec.json.encode(line) + b"\n"
+    if command.batch.ttl_ms:
+        shown["ttl_ms"] = command.batch.ttl_ms
+    if command.to_topic:
+        shown["to_topic"] = True
+    return msgspec.json.encode(shown | {"messages": _json_messages(command)}) + b"\n"
+
+
+def _json_messages(publish: m.Publish) -> list[dict[str, object]]:
+    batch, found = publish.batch, list[dict[str, object]]()
+    for body, one, key in zip(batch.bodies(), batch.headers(), batch.keys or [0] * batch.count, strict=True):
+        message: dict[str, object] = {"body_base64": base64.b64encode(body).decode(), "headers": one}
+        if key:
+            message["key"] = one.pop("key")
+        if publish.to_topic:
+            del one["topic"]
+        found.append(message)
+    return found
+
+
+def through_binary(command: m.Command) -> m.Command | m.Refused:
+    """What a broker makes of the frame of `command`."""
+    return binary.decode_command(frame(binary.encode_command(command)))
+
+
+def through_json(command: m.Command) -> m.Command | m.Refused:
+    """What a broker makes of the line of `command`."""
+    return json_lines.decode_command(json_line(command))
+
+
+def control(fields: dict[str, Any]) -> m.Command | m.Refused:
+    """What a broker makes of a CONTROL frame with these fields."""
+    return binary.decode_command((Kind.CONTROL, 0, memoryview(msgspec.msgpack.encode(fields))))
+
+
+def line(fields: dict[str, Any]) -> m.Command | m.Refused:
+    """What a broker makes of a line with these fields."""
+    return json_lines.decode_command(json.dumps(fields).encode())
+
+
+def assert_refused(found: m.Command | m.Refused, error: type[RequestError]) -> None:
+    """Refused for that reason, with request 7."""
+    assert isinstance(found, m.Refused), f"accepted: {found}"
+    assert found.request == 7
+    assert type(found.error) is error

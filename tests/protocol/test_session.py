@@ -26,7 +26,7 @@ from vibemq.protocol.session import COMMANDS_MAX, HELLO_BYTES_MAX, ClientSession
 LIMIT = 1 << 20
 HELLO = b"".join(binary.encode_command(m.Hello()))
 JSON_HELLO = b'{"type":"hello"}\n'
-anything_but_hello = st.lists((s.controls | s.publishes).filter(lambda one: not isinstance(one, m.Hello | m.Goodbye)))
+anything_but_hello = st.lists((s.controls | s.publishes()).filter(lambda one: not isinstance(one, m.Hello | m.Goodbye)))
 
 
 def received(session: ServerSession, pieces: list[bytes]) -> list[object]:
