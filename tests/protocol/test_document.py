@@ -11,10 +11,11 @@ from tests.protocol.strategies import frame, plain
 from vibemq import batch as batches
 from vibemq import errors
 from vibemq.batch import pack
-from vibemq.events import QueueSettings
+from vibemq.events import Backoff, DeadReason, Mode, Overflow, QueueSettings
 from vibemq.protocol import binary, fields, json_lines, session
 from vibemq.protocol import messages as m
 from vibemq.protocol.frames import PREFACE, Kind
+from vibemq.protocol.keys import key_hash
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 LIMITS_OF_THE_EXAMPLE = m.Welcome(
@@ -29,19 +30,30 @@ LIMITS_OF_THE_EXAMPLE = m.Welcome(
     publish_window_batches=1_000,
     message_bytes_max=8_388_608,
 )
-SUBSCRIBED = {"subscription": 1, "queue": "orders", "lease_ms": 30_000, "credit_bytes_max": 1 << 28}
+SUBSCRIBED = {"subscription": 1, "queue": "orders", "group": None, "lease_ms": 30_000, "credit_bytes_max": 1 << 28}
 BATCH = b"".join(pack([b"one", b"two!"]))
+KEYED = b"".join(
+    pack(
+        [b"one", b"two!"],
+        [{"topic": "orders.eu", "key": "customer-7"}, {"topic": "orders.eu"}],
+        7,
+        60_000,
+        [key_hash("customer-7"), 0],
+    )
+)
 CLIENT: dict[str, m.Command] = {
     "hello": m.Hello(client="demo"),
     "publish": m.Publish(2, "orders", 0, batches.Batch(BATCH)),
     "subscribe": m.Subscribe(request=3, queue="orders", messages=100, bytes=1 << 20),
     "ack": m.Ack(request=4, subscription=1, deliveries=((1, 3),)),
     "credit": m.Credit(subscription=1, messages=2, bytes=7, handed=3),
+    "topic": m.Publish(5, "orders.eu", 0, batches.Batch(KEYED), to_topic=True),
 }
 BROKER: dict[str, m.Reply] = {
     "welcome": LIMITS_OF_THE_EXAMPLE,
     "confirmed": m.Confirmed(request=2, offset=12, sequence=1),
     "subscribed": m.Done(request=3, result=SUBSCRIBED),
+    "dropped": m.Confirmed(request=2, offset=12, sequence=1, dropped=1),
     "deliver": m.Deliver(1, 1, 1, 12, 0, 1_753_000_000_123_456, 1, False, [BATCH]),
 }
 
@@ -195,9 +207,28 @@ def test_numbers_in_the_text_are_those_of_the_code() -> None:
         (fields.ELEMENTS_MAX, "{} elements"),
         (batches.MESSAGES_MAX, "`count`: 1 to {},"),
         (batches.HEADER_BYTES_MAX, "Headers of a message | | {} bytes"),
+        (m.Redrive(request=1, queue="q").count, "Messages that one redrive moves | | {}"),
     ):
         assert place.format(f"{number:,}") in TEXT
     assert session.HELLO_BYTES_MAX == 16 * 1024
     assert fields.CONTROL_BYTES_MAX == 1 << 20
     assert (fields.NUMBER_MAX, fields.COUNT_MAX) == ((1 << 63) - 1, (1 << 32) - 1)
-    assert (fields.PRODUCER_MAX, fields.DURATION_MS_MAX) == ((1 << 64) - 1, 1 << 40)
+    assert (fields.PRODUCER_MAX, fields.DURATION_MS_MAX, batches.TTL_MS_MAX) == ((1 << 64) - 1, 1 << 40, 1 << 40)
+
+
+def test_the_hash_of_a_key_in_the_text_is_that_of_the_code() -> None:
+    assert f"`customer-7` has the hash {key_hash('customer-7'):#x}" in TEXT
+
+
+def test_what_the_text_says_of_choices_is_what_there_is() -> None:
+    for choices, place in (
+        (Mode, section("declare")),
+        (Overflow, section("declare")),
+        (Backoff, section("declare")),
+        (get_args(fields.OnDifference), section("declare")),
+        (get_args(fields.Start), TEXT),
+    ):
+        for choice in choices:
+            assert f'`"{choice}"`' in place
+    for reason in DeadReason:
+        assert f"`{reason.name.lower().replace('_', '-')}`" in section("dead-letters")
