@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 
 import xxhash
 
@@ -20,6 +21,7 @@ from vibemq.server.broker import Broker
 from vibemq.server.limits import Limits
 from vibemq.server.storage import Storage, restore
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "events"
 SEGMENT_BYTES = 4096
 EDIT_BYTES = 4
 TIME_US = 1_700_000_000_000_000
@@ -38,7 +40,11 @@ def run_events(data: bytes) -> None:
 
 
 def _event_seeds() -> list[bytes]:
-    return [bytes([record.tag, record.version]) + record.facts for record in _life()[1]]
+    golden = [
+        bytes([int(path.name[:3]), int(path.stem.rpartition("v")[2])]) + bytes.fromhex(path.read_text())
+        for path in sorted(GOLDEN.glob("*.hex"))  # 020-Published-v1.hex
+    ]
+    return [*golden, *(bytes([record.tag, record.version]) + record.facts for record in _life()[1])]
 
 
 # --- a log whose files were changed

@@ -14,7 +14,7 @@ from vibemq import events as e
 from vibemq.batch import Batch
 from vibemq.log import frame
 from vibemq.log.frame import Record
-from vibemq.projections.queue import Lane
+from vibemq.projections.group import Lane
 from vibemq.protocol import binary, json_lines
 from vibemq.protocol.frames import FrameReader
 from vibemq.server import settings, storage
