@@ -13,10 +13,11 @@ from collections.abc import Callable
 from statistics import median
 
 from vibemq.batch import Batch, pack
-from vibemq.events import QueueSettings
 from vibemq.projections.projector import Projector
-from vibemq.server.broker import Broker
+from vibemq.server.broker import Broker, Subscribing
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
+from vibemq.server.queue_settings import QueueDefaults
 
 MESSAGES = 1000
 BODY = bytes(256)
@@ -29,12 +30,12 @@ class Bench:
     def __init__(self) -> None:
         """Connect, and subscribe with more credit than is ever used."""
         limits = Limits(unacked_per_subscription=CREDIT, credit_bytes_per_subscription=CREDIT)
-        self.broker = Broker(Projector(), limits, QueueSettings())
+        self.broker = Broker(Projector(), limits, QueueDefaults())
         self.journal = self.broker.journal
         self.journal.now_us = 1
         self.broker.start("bench", 0)
         self.connection = self.broker.connect("bench", "", "binary", 1)
-        self.broker.subscribe(self.connection, 1, "q", None, CREDIT, CREDIT)
+        self.broker.subscribe(Subscribing(self.connection, 1, "q", None, CREDIT, CREDIT))
         self.subscription = next(iter(self.journal.state.topology.subscriptions))
         self.delivered = 1
         self.sequence = 1
@@ -54,8 +55,8 @@ class Bench:
 
     def round(self, kind: str, count: int, data: bytes, *, reject: bool = False) -> None:
         """Publish a batch, hand it out, and ack or reject it."""
-        broker, deliveries = self.broker, self.broker.deliveries
-        self.timed(f"{kind} publish", lambda: broker.publish(self.connection, 1, "q", self.sequence, Batch(data)))
+        deliveries = self.broker.deliveries
+        self.timed(f"{kind} publish", lambda: self.publish(data))
         self.timed(f"{kind} dispatch", deliveries.dispatch)
         runs = ((self.delivered, self.delivered + count),)
         if reject:
@@ -66,6 +67,10 @@ class Bench:
         self.sequence += count
         self.forget()
 
+    def publish(self, data: bytes) -> None:
+        """Publish a batch."""
+        self.broker.publishing.publish(Publish(self.connection, 1, "q", self.sequence, Batch(data)))
+
     def reject(self, runs: tuple[tuple[int, int], ...]) -> None:
         """Send deliveries to the dead-letter queue."""
         self.broker.deliveries.nack(
@@ -75,7 +80,7 @@ class Bench:
     def hold(self, messages: int) -> None:
         """Deliver messages one by one, and leave them unacked."""
         for _ in range(messages):
-            self.broker.publish(self.connection, 1, "q", self.sequence, Batch(b"".join(pack([BODY]))))
+            self.publish(b"".join(pack([BODY])))
             self.broker.deliveries.dispatch()
             self.sequence += 1
             self.delivered += 1

@@ -17,8 +17,9 @@ from vibemq.log.frame import HEADER_BYTES, MAGIC_AT, Record
 from vibemq.log.index import Checkpoint, MemoryIndex
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
-from vibemq.server.broker import Broker
+from vibemq.server.broker import Broker, Subscribing
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
 from vibemq.server.storage import Storage, restore
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "events"
@@ -167,10 +168,10 @@ def _life() -> tuple[Checkpoint, list[_Noted]]:
     journal.now_us = TIME_US
     broker.start("1", TIME_US)
     connection = broker.connect("c", "here", "binary", 5)
-    broker.subscribe(connection, 1, "q", None, 100, 1 << 20)
+    broker.subscribe(Subscribing(connection, 1, "q", None, 100, 1 << 20))
     for number in range(1, 40, 3):
         journal.now_us += 1_000_000
-        broker.publish(connection, 2, "q", number, Batch(b"".join(pack([b"x"] * 3))))
+        broker.publishing.publish(Publish(connection, 2, "q", number, Batch(b"".join(pack([b"x"] * 3)))))
         broker.deliveries.dispatch()
         broker.deliveries.ack(connection, 1, ((number, number + 1),), 0)
         broker.deliveries.nack(

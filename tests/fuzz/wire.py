@@ -18,6 +18,7 @@ from vibemq.protocol.session import ClientSession, ServerSession, State
 from vibemq.server.broker import Broker
 from vibemq.server.commands import COMMANDS as CALLS
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
 
 FRAME_BYTES_MAX = 4096
 HELLO = PREFACE + b"".join(binary.encode_command(m.Hello()))
@@ -192,7 +193,9 @@ def _noted() -> tuple[Broker, list[tuple[e.Event, int]]]:
 def _carry_out(broker: Broker, connection: int, command: m.Command | m.Refused) -> None:
     try:
         if isinstance(command, m.Publish):
-            broker.publish(connection, command.request, command.queue, command.sequence, command.batch, command.oldest)
+            broker.publishing.publish(
+                Publish(connection, command.request, command.queue, command.sequence, command.batch, command.oldest)
+            )
         elif (call := CALLS.get(type(command))) is not None:
             call(broker, connection, command)
     except RequestError:

@@ -9,8 +9,9 @@ from vibemq.batch import Batch
 from vibemq.events import QueueSettings, SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.projections import part as parts
-from vibemq.server.broker import Broker
+from vibemq.server.broker import Broker, Subscribing
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
 from vibemq.server.storage import Storage
 
 LOG_ID: Final = 0x5EED_0F_7E575
@@ -69,7 +70,7 @@ class Driver:
             if not loads:
                 return
             for load in loads:
-                self.broker.loaded(load.queue, self.storage.load(load))
+                self.broker.loaded(load, self.storage.load(load))
 
     def connect(self, name: str, port: int = 50_000) -> int:
         self._next()
@@ -78,13 +79,13 @@ class Driver:
         return connection
 
     def declare(self, connection: int, queue: str, settings: Mapping[str, Any]) -> None:
-        self.broker.declare(connection, self._next(), queue, dict(settings))
+        self.broker.queues.declare(connection, self._next(), queue, dict(settings))
         self.end_turn()
 
     def publish(self, connection: int, queue: str, *bodies: bytes) -> int:
         """Publish a batch; the offset of its record."""
         number, offset = self._next(), self.offset
-        self.broker.publish(connection, number, queue, 0, Batch(b"".join(batch.pack(bodies))))
+        self.broker.publishing.publish(Publish(connection, number, queue, 0, Batch(b"".join(batch.pack(bodies)))))
         published = self.offset - 1
         self.end_turn()
         assert published >= offset
@@ -92,7 +93,7 @@ class Driver:
 
     def subscribe(self, connection: int, queue: str, messages: int) -> int:
         """Subscribe with credit; the subscription's number."""
-        self.broker.subscribe(connection, self._next(), queue, None, messages, 1 << 20)
+        self.broker.subscribe(Subscribing(connection, self._next(), queue, None, messages, 1 << 20))
         self.end_turn()
         return self.storage.state.topology.next_subscription - 1
 
@@ -115,7 +116,7 @@ class Driver:
         self.end_turn()
 
     def purge(self, connection: int, queue: str) -> None:
-        self.broker.purge(connection, self._next(), queue)
+        self.broker.queues.purge(connection, self._next(), queue)
         self.end_turn()
 
     def delete(self, connection: int, queue: str) -> None:

@@ -19,9 +19,10 @@ from vibemq.history.replay import kind_of
 from vibemq.history.times import parse_time, rfc3339
 from vibemq.history.wording import facts, words
 from vibemq.projections.projector import Projector
-from vibemq.server.broker import Broker
+from vibemq.server.broker import Broker, Subscribing
 from vibemq.server.effects import StoredBatch
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
 
 QUEUES = ("a", "b", "a.dlq")
 CLIENTS = ("shop", "worker", "")
@@ -54,7 +55,7 @@ class World:
         while journal.loads:  # all messages are alike, so what is to be read back is known
             load = journal.loads.pop()
             one = Batch(b"".join(batch.pack([b"x"])))
-            self.broker.loaded(load.queue, [StoredBatch(load.queue, load.lane, load.sequence, 0, 0, 0, 0, one)])
+            self.broker.loaded(load, [StoredBatch(load.queue, load.lane, load.sequence, 0, 0, 0, 0, one)])
             self.broker.deliveries.dispatch()
         for record in journal.records:
             self.kept.append(Kept(len(self.kept), record.time_us, record.event.TAG, record.event))
@@ -78,15 +79,17 @@ class World:
 
     def publish(self, first: int, second: int) -> None:
         bodies = [b"x"] * (second % 3 + 1)
-        self.broker.publish(self.client(second), 1, QUEUES[first % 3], 0, Batch(b"".join(batch.pack(bodies))))
+        self.broker.publishing.publish(
+            Publish(self.client(second), 1, QUEUES[first % 3], 0, Batch(b"".join(batch.pack(bodies))))
+        )
 
     def subscribe(self, first: int, second: int) -> None:
         connection = self.client(second)
-        self.broker.subscribe(connection, 1, QUEUES[first % 3], None, second % 6, 1 << 20)
+        self.broker.subscribe(Subscribing(connection, 1, QUEUES[first % 3], None, second % 6, 1 << 20))
         self.subscriptions.append((connection, self.broker.journal.state.topology.next_subscription - 1))
 
     def purge(self, first: int, second: int) -> None:
-        self.broker.purge(self.client(second), 1, QUEUES[first % 3])
+        self.broker.queues.purge(self.client(second), 1, QUEUES[first % 3])
 
     def delete(self, first: int, second: int) -> None:
         self.broker.delete(self.client(second), 1, QUEUES[first % 3])

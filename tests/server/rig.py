@@ -7,9 +7,10 @@ from vibemq import events as e
 from vibemq.batch import Batch, pack
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker
-from vibemq.server.effects import Effect, Load, StoredBatch
+from vibemq.server.effects import Effect, Find, Load, Reading, StoredBatch
 from vibemq.server.journal import NewRecord
 from vibemq.server.limits import Limits
+from vibemq.server.queue_settings import QueueDefaults
 
 EVENT = TypeVar("EVENT", bound=e.Event)
 START_US = 1_700_000_000_000_000
@@ -28,13 +29,13 @@ class Rig:
         self.defaults = defaults or e.QueueSettings()
         self.log: list[NewRecord] = []
         self.now_us = START_US
-        self.loads: list[Load] = []
+        self.loads: list[Reading] = []
         self.begin(Projector())
 
     def begin(self, state: Projector) -> None:
         """Start a broker that goes on with this state."""
         self.loads.clear()
-        self.broker = Broker(state, self.limits, self.defaults)
+        self.broker = Broker(state, self.limits, QueueDefaults(self.defaults))
         self.broker.journal.now_us = self.now_us
         self.broker.start("1", self.now_us)
 
@@ -79,24 +80,38 @@ class Rig:
     def load_one(self, at: int = 0) -> None:
         """Do one of the loads that were asked for."""
         load = self.loads.pop(at % len(self.loads))
-        self.broker.loaded(load.queue, self.stored(load))
+        if isinstance(load, Find):
+            self.broker.found(load, self.first_from(load))
+            return
+        self.broker.loaded(load, self.stored(load))
+
+    def first_from(self, find: Find) -> int:
+        """The first message of a queue that became ready at a time or later."""
+        for event, time_us, _ in self.log:
+            for queue, lane, sequence, count in event.arrivals:
+                if (queue, lane) == (find.queue, 0) and time_us >= find.time_us and sequence + count > find.first:
+                    return max(sequence, find.first)
+        return find.end
 
     def stored(self, load: Load) -> list[StoredBatch]:
         """The batch that a load asks for, and the one after it."""
-        found = [one for offset in range(len(self.log)) for one in self._made_ready(offset, load.queue)]
+        found = [one for offset in range(len(self.log)) for one in self._made_ready(offset, load)]
         return [one for one in found if one.end > load.sequence][:2]
 
-    def _made_ready(self, offset: int, queue: int) -> list[StoredBatch]:
-        event, time_us, payload = self.log[offset]
-        if isinstance(event, e.Published) and event.queue == queue:
-            batch = Batch(b"".join(payload))
-            return [StoredBatch(queue, 0, event.sequence, offset, 0, offset, time_us, batch)]
-        if isinstance(event, e.DeadLettered) and event.dead_queue == queue:
-            found, sequence = [], event.dead_sequence
+    def _made_ready(self, at: int, load: Load) -> list[StoredBatch]:
+        event, time_us, payload = self.log[at]
+        found = []
+        for queue, lane, sequence, _ in event.arrivals:
+            if (queue, lane) != (load.queue, load.lane):
+                continue
+            if not isinstance(event, e.DeadLettered | e.Redriven):
+                batch = Batch(b"".join(payload))
+                found.append(StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch))
+                continue
+            first = sequence
             for origin, index, count in event.refs:
                 _, origin_us, origin_payload = self.log[origin]
                 part = Batch(b"".join(Batch(b"".join(origin_payload)).cut(index, count)))
-                found.append(StoredBatch(queue, 0, sequence, origin, index, offset, origin_us, part))
-                sequence += count
-            return found
-        return []
+                found.append(StoredBatch(queue, lane, first, origin, index, at, origin_us, time_us, part))
+                first += count
+        return found

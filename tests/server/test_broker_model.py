@@ -17,8 +17,10 @@ from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
 from vibemq.server import effects as f
+from vibemq.server.broker import Subscribing
 from vibemq.server.checkpointer import Capture
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
 
 NAMES = st.sampled_from(["a", "a", "a", "b", "a.dlq"])
 PICK = st.integers(0, 999)
@@ -165,7 +167,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if dead:
             wanted["dead_letter_queue"] = "b" if name == "a" else "a"
         connection = self.connection(which)
-        self.rig.broker.declare(connection, self.request(), name, wanted)
+        self.rig.broker.queues.declare(connection, self.request(), name, wanted)
         (answer,) = self.settle()
         assert isinstance(answer, f.Answer)
         assert answer.result["messages"] == 0
@@ -183,7 +185,7 @@ class BrokerMachine(RuleBasedStateMachine):
             self.bodies += 1
             bodies.append(b"%d" % self.bodies + bytes(size - 4))
         sequence = self.connections[connection] if numbered else 0
-        self.rig.broker.publish(connection, 1, name, sequence, batch_of(bodies))
+        self.rig.broker.publishing.publish(Publish(connection, 1, name, sequence, batch_of(bodies)))
         offset = len(self.rig.log) + len(self.rig.broker.journal.records) - 1
         (confirmed,) = self.settle()
         queue = self.model.queues[name]
@@ -201,14 +203,14 @@ class BrokerMachine(RuleBasedStateMachine):
     def publish_again(self, which: int) -> None:
         connection, sequence, name, bodies, confirmed = pick(self.accepted, which)
         if connection in self.connections:
-            self.rig.broker.publish(connection, 1, name, sequence, batch_of(bodies))
+            self.rig.broker.publishing.publish(Publish(connection, 1, name, sequence, batch_of(bodies)))
             assert self.settle() == [confirmed._replace(duplicate=True)]
 
     @precondition(lambda self: len(self.model.consumers) < 5)
     @rule(which=PICK, name=NAMES, messages=st.sampled_from([20, 20, 3, 0]), size=st.sampled_from([10_000, 10_000, 30]))
     def subscribe(self, which: int, name: str, messages: int, size: int) -> None:
         connection = self.connection(which)
-        self.rig.broker.subscribe(connection, self.request(), name, None, messages, size)
+        self.rig.broker.subscribe(Subscribing(connection, self.request(), name, None, messages, size))
         (answer,) = self.settle()
         assert isinstance(answer, f.Answer)
         number = answer.result["subscription"]
@@ -349,7 +351,7 @@ class BrokerMachine(RuleBasedStateMachine):
         queue = pick(list(self.model.queues.values()), which)
         if sure:
             return
-        self.rig.broker.purge(self.connection(which), 1, queue.name)
+        self.rig.broker.queues.purge(self.connection(which), 1, queue.name)
         (answer,) = self.settle()
         assert isinstance(answer, f.Answer)
         assert answer.result == {"count": self.model.purge(queue)}

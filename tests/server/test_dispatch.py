@@ -12,8 +12,10 @@ from vibemq.errors import InvalidRequest
 from vibemq.events import DEFAULT_GROUP
 from vibemq.projections.projector import Projector
 from vibemq.server import effects as f
+from vibemq.server.broker import Subscribing
 from vibemq.server.checkpointer import Capture
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
 
 MS = 1000
 PLENTY = (1_000_000, 1 << 30)
@@ -24,14 +26,14 @@ def with_consumers(count: int, credit: int = PLENTY[0], **settings: int) -> tupl
     rig = Rig(defaults=e.QueueSettings(**settings))  # type: ignore[arg-type]
     connection = rig.broker.connect("c", "here", "binary", 9)
     for _ in range(count):
-        rig.broker.subscribe(connection, 1, "q", None, credit, PLENTY[1])
+        rig.broker.subscribe(Subscribing(connection, 1, "q", None, credit, PLENTY[1]))
     numbers = [event.subscription for event in rig.take_events(e.Subscribed)]
     return rig, connection, numbers
 
 
 def publish(rig: Rig, connection: int, count: int) -> list[e.Delivered]:
     """Publish a batch, and end the turn."""
-    rig.broker.publish(connection, 1, "q", 0, batch_of([b"x"] * count))
+    rig.broker.publishing.publish(Publish(connection, 1, "q", 0, batch_of([b"x"] * count)))
     rig.broker.deliveries.dispatch()
     return rig.take_events(e.Delivered)
 
@@ -96,7 +98,7 @@ def test_subscriptions_that_ended_with_their_queue_do_not_count() -> None:
     rig = Rig(Limits(subscriptions_per_connection=1))
     connection = rig.broker.connect("c", "here", "binary", 9)
     for _ in range(3):
-        rig.broker.subscribe(connection, 1, "q", None, 1, 1)
+        rig.broker.subscribe(Subscribing(connection, 1, "q", None, 1, 1))
         rig.broker.delete(connection, 1, "q")
     rig.broker.disconnect(connection, "done", lost=True)
 
@@ -105,8 +107,8 @@ def test_a_load_of_more_than_the_cache_holds_is_not_asked_for_again() -> None:
     rig = Rig(Limits(cache_bytes=40))
     connection = rig.broker.connect("c", "here", "binary", 9)
     for _ in range(4):
-        rig.broker.publish(connection, 1, "q", 0, batch_of([bytes(30)]))
-    rig.broker.subscribe(connection, 1, "q", None, *PLENTY)
+        rig.broker.publishing.publish(Publish(connection, 1, "q", 0, batch_of([bytes(30)])))
+    rig.broker.subscribe(Subscribing(connection, 1, "q", None, *PLENTY))
     for _ in range(20):
         rig.broker.deliveries.dispatch()
         rig.take()
@@ -119,13 +121,13 @@ def test_a_load_of_more_than_the_cache_holds_is_not_asked_for_again() -> None:
 @pytest.mark.parametrize("steps_before", range(7))
 def test_a_queue_may_go_while_a_checkpoint_is_taken(steps_before: int) -> None:
     rig, connection, _ = with_consumers(1)
-    rig.broker.publish(connection, 1, "other", 0, batch_of([b"x"]))
+    rig.broker.publishing.publish(Publish(connection, 1, "other", 0, batch_of([b"x"])))
     rig.take()
     capture = Capture(rig.state, {})
     steps = capture.steps()
     for _ in range(steps_before):
         next(steps, None)
-    rig.broker.publish(connection, 1, "q", 0, batch_of([b"x"]))
+    rig.broker.publishing.publish(Publish(connection, 1, "q", 0, batch_of([b"x"])))
     rig.broker.delete(connection, 1, "q")
     rig.take()
     for _ in steps:
@@ -142,9 +144,9 @@ def test_peek_marks_what_may_have_been_sent_before_a_crash() -> None:
     publish(rig, connection, 3)
     rig.begin(rig.replayed())
     connection = rig.broker.connect("c", "here", "binary", 9)
-    rig.broker.publish(connection, 1, "q", 0, batch_of([b"x"] * 2))
+    rig.broker.publishing.publish(Publish(connection, 1, "q", 0, batch_of([b"x"] * 2)))
     rig.take()
-    rig.broker.peek(connection, 1, "q", 1, 10)
+    rig.broker.peek(connection, 1, "q", None, 1, 10)
     (peeked,) = rig.effects()
     assert isinstance(peeked, f.Peeked)
     assert list(peeked.spans) == [(0, 1, 4, 0, True), (0, 4, 6, 0, False)]
@@ -164,10 +166,10 @@ def turns(rig: Rig) -> list[list[f.Delivery | f.Drained]]:
 def test_no_turn_hands_out_more_than_can_be_written_in_milliseconds(codec: str, sizes: list[int], most: int) -> None:
     rig = Rig()
     connection = rig.broker.connect("c", "here", codec, 9)
-    rig.broker.subscribe(connection, 1, "q", None, 0, 0)
+    rig.broker.subscribe(Subscribing(connection, 1, "q", None, 0, 0))
     (number,) = [event.subscription for event in rig.take_events(e.Subscribed)]
     for size in sizes:
-        rig.broker.publish(connection, 1, "q", 0, batch_of([b""] * size))
+        rig.broker.publishing.publish(Publish(connection, 1, "q", 0, batch_of([b""] * size)))
     rig.broker.deliveries.credit(connection, number, 1800, 1 << 20, 0, wait_ms=10)
     rig.take()
     handed_out = turns(rig)
@@ -180,7 +182,7 @@ def test_no_turn_hands_out_more_than_can_be_written_in_milliseconds(codec: str, 
 def test_a_consumer_whose_last_messages_died_with_their_leases_gets_the_next_ones() -> None:
     rig = Rig(Limits(unacked_per_subscription=2), e.QueueSettings(max_attempts=1, lease_ms=10))
     connection = rig.broker.connect("c", "here", "binary", 9)
-    rig.broker.subscribe(connection, 1, "q", None, *PLENTY)
+    rig.broker.subscribe(Subscribing(connection, 1, "q", None, *PLENTY))
     (first,) = publish(rig, connection, 4)
     assert first.spans == ((0, 1, 3),)
     rig.pass_time(11 * MS)
@@ -191,7 +193,7 @@ def test_a_consumer_whose_last_messages_died_with_their_leases_gets_the_next_one
 
 def reject_first(rig: Rig, connection: int, queue: str) -> e.DeadLettered:
     """Take the first message of a queue, reject it, and tell what became of it."""
-    rig.broker.subscribe(connection, 1, queue, None, 1, PLENTY[1])
+    rig.broker.subscribe(Subscribing(connection, 1, queue, None, 1, PLENTY[1]))
     rig.broker.deliveries.dispatch()
     rig.take()
     if rig.loads:
@@ -206,22 +208,22 @@ def reject_first(rig: Rig, connection: int, queue: str) -> e.DeadLettered:
 def test_a_dead_letter_queue_with_one_of_its_own_passes_its_dead_letters_on() -> None:
     rig = Rig()
     connection = rig.broker.connect("c", "here", "binary", 9)
-    rig.broker.declare(connection, 1, "orders", {"dead_letter_queue": "again"})
-    rig.broker.declare(connection, 2, "again", {"dead_letter_queue": "final"})
-    rig.broker.publish(connection, 3, "orders", 0, batch_of([b"x"]))
-    assert reject_first(rig, connection, "orders").dead_queue == rig.broker.require_queue("again").id
-    assert reject_first(rig, connection, "again").dead_queue == rig.broker.require_queue("final").id
+    rig.broker.queues.declare(connection, 1, "orders", {"dead_letter_queue": "again"})
+    rig.broker.queues.declare(connection, 2, "again", {"dead_letter_queue": "final"})
+    rig.broker.publishing.publish(Publish(connection, 3, "orders", 0, batch_of([b"x"])))
+    assert reject_first(rig, connection, "orders").dead_queue == rig.broker.queues.require("again").id
+    assert reject_first(rig, connection, "again").dead_queue == rig.broker.queues.require("final").id
     assert reject_first(rig, connection, "final").dead_queue == 0
 
 
 def test_a_retry_delay_beyond_all_times_is_refused() -> None:
     rig = Rig()
     connection = rig.broker.connect("c", "here", "binary", 9)
-    with pytest.raises(InvalidRequest, match="retry_delay_ms must be at most 1099511627776"):
-        rig.broker.declare(connection, 1, "q", {"retry_delay_ms": (1 << 40) + 1})
-    rig.broker.declare(connection, 1, "q", {"retry_delay_ms": 1 << 40})
-    rig.broker.publish(connection, 3, "q", 0, batch_of([b"x"]))
-    rig.broker.subscribe(connection, 1, "q", None, *PLENTY)
+    with pytest.raises(InvalidRequest, match="retry_delay_ms must be from 0 to 1099511627776 ms"):
+        rig.broker.queues.declare(connection, 1, "q", {"retry_delay_ms": (1 << 40) + 1})
+    rig.broker.queues.declare(connection, 1, "q", {"retry_delay_ms": 1 << 40})
+    rig.broker.publishing.publish(Publish(connection, 3, "q", 0, batch_of([b"x"])))
+    rig.broker.subscribe(Subscribing(connection, 1, "q", None, *PLENTY))
     rig.broker.deliveries.dispatch()
     rig.broker.deliveries.nack(connection, 1, ((1, 2),), 0, delay_ms=None, reason="", reject=False)
     rig.take()
@@ -245,7 +247,7 @@ def test_what_is_not_due_is_not_looked_at() -> None:
     for at in range(1, 100, 2):
         rig.pass_time(MS)
         rig.broker.deliveries.nack(connection, number, ((at, at + 1),), 0, delay_ms=1000, reason="", reject=False)
-    group = rig.broker.require_queue("q").groups[DEFAULT_GROUP]
+    group = rig.broker.queues.require("q").groups[DEFAULT_GROUP]
     group.waiting = waiting = Looked(group.waiting)
     rig.pass_time((1000 - 49) * MS)
     rig.broker.tick()
@@ -260,9 +262,9 @@ def test_a_message_does_not_come_again_before_it_came_first() -> None:
     """Its first delivery waits for a subscription that is not yet durable; one that was there before waits with it."""
     rig = Rig()
     connection = rig.broker.connect("c", "here", "binary", 9)
-    rig.broker.subscribe(connection, 1, "q", None, 0, 0)
-    rig.broker.publish(connection, 2, "q", 0, batch_of([b"x"]))
-    rig.broker.subscribe(connection, 3, "q", None, 1, 100)
+    rig.broker.subscribe(Subscribing(connection, 1, "q", None, 0, 0))
+    rig.broker.publishing.publish(Publish(connection, 2, "q", 0, batch_of([b"x"])))
+    rig.broker.subscribe(Subscribing(connection, 3, "q", None, 1, 100))
     early, late = [event.subscription for event in rig.take_events(e.Subscribed)]
     rig.broker.deliveries.dispatch()
     (first,) = [effect for effect in rig.effects() if isinstance(effect, f.Delivery)]

@@ -14,6 +14,7 @@ from vibemq.errors import OutOfSpace
 from vibemq.events import ClientConnected, QueueDeclared
 from vibemq.log.segment import seal_segment
 from vibemq.server import runtime as module
+from vibemq.server.broker import Subscribing
 from vibemq.server.clock import BrokerClock
 from vibemq.server.connection import ClientConnection
 from vibemq.server.dispatch import TURN_BYTES_MAX
@@ -130,10 +131,10 @@ def test_nothing_is_appended_after_a_record_that_found_no_room(tmp_path: Path) -
         runtime.begin()
         connection = runtime.broker.connect("c", "here", "binary", 1)
         runtime.append()
-        runtime.broker.declare(connection, 1, "q", {})
+        runtime.broker.queues.declare(connection, 1, "q", {})
         runtime.append()
         assert isinstance(runtime.failure, OutOfSpace)
-        runtime.broker.subscribe(connection, 2, "q", None, 1, 100)
+        runtime.broker.subscribe(Subscribing(connection, 2, "q", None, 1, 100))
         runtime.append()
         await runtime.stop("the test is over")
 
@@ -182,7 +183,7 @@ def test_a_peek_shows_nothing_that_is_not_durable(tmp_path: Path, healthy: threa
             healthy.clear()
             publishing = asyncio.ensure_future(client.publish("q", b"not yet"))
             async with asyncio.timeout(10):
-                while runtime.broker.require_queue("q").length == 0:  # noqa: ASYNC110 - tells nobody
+                while runtime.broker.queues.require("q").length == 0:  # noqa: ASYNC110 - tells nobody
                     await asyncio.sleep(0.01)
             peeking = asyncio.ensure_future(client.peek("q"))
             await client.ping()  # answered at once, so the peek was heard before

@@ -10,6 +10,7 @@ from vibemq.events import QueueSettings
 from vibemq.projections import part as parts
 from vibemq.server.broker import Broker
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
 from vibemq.server.storage import Storage
 
 LOG_ID = 7
@@ -35,7 +36,7 @@ def publish(storage: Storage, count: int) -> Broker:
     broker.start("test", 1)
     connection = broker.connect("a", "b", "json", 0)
     for number in range(count):
-        broker.publish(connection, 1, "q", 0, Batch(b"".join(pack([b"%d" % number]))))
+        broker.publishing.publish(Publish(connection, 1, "q", 0, Batch(b"".join(pack([b"%d" % number])))))
     write_out(storage, broker)
     return broker
 
@@ -57,7 +58,7 @@ def test_a_checkpoint_that_contradicts_the_log_is_dropped(tmp_path: Path, damage
     as_of, blob = saved["queue/1"]
     saved["queue/1"] = (as_of, parts._encoder.encode(damage(parts.decode(blob))))
     storage.index.commit(storage.log.synced_mark, saved, (), storage.state.next_offset)
-    broker.publish(1, 2, "q", 0, Batch(b"".join(pack([b"later"]))))
+    broker.publishing.publish(Publish(1, 2, "q", 0, Batch(b"".join(pack([b"later"])))))
     write_out(storage, broker)
     expected = storage.state.digests()
     storage.close()

@@ -3,64 +3,91 @@
 Each method is one thing that a client, or the clock, can ask for. It decides on the state in the journal, changes it
 by events, and leaves what must be written and sent in the journal. It does no I/O and reads no clock. A command that
 cannot be done raises a RequestError before it has changed anything.
+
+The broker itself knows who is connected; the parts that decide are `publishing`, `queues`, `groups`, `deliveries` and
+`dead_letters`.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from vibemq import events as e
-from vibemq.batch import Batch
-from vibemq.errors import (
-    DeclareConflict,
-    InvalidName,
-    InvalidRequest,
-    LimitExceeded,
-    NotSupported,
-    QueueFull,
-    SequenceTooOld,
-    UnknownQueue,
-)
-from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, Mode, QueueSettings
+from vibemq.errors import LimitExceeded, UnknownGroup
+from vibemq.projections.group import Group
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache
-from vibemq.server.deliveries import DEAD_LETTER_SUFFIX, Deliveries
-from vibemq.server.dispatch import alike
-from vibemq.server.effects import Answer, Confirmed, Peeked, StoredBatch
+from vibemq.server.dead_letters import DeadLetters
+from vibemq.server.deliveries import Deliveries
+from vibemq.server.dispatch import Dispatcher
+from vibemq.server.effects import Answer, Find, Load, StoredBatch
+from vibemq.server.groups import Groups
 from vibemq.server.journal import Journal
-from vibemq.server.limits import DURATION_MS_MAX, NAME_BYTES_MAX, Limits
+from vibemq.server.limits import Limits
+from vibemq.server.peeking import Peeking
+from vibemq.server.publishing import Publishing
+from vibemq.server.queue_settings import QueueDefaults
+from vibemq.server.queues import Queues
+from vibemq.server.subscription import Subscription
 
 JSON_TURN_MESSAGES_MAX = 256
 """What a JSON subscription is sent in a turn: each message takes about 5 us to write as JSON."""
 
 
 class Connection:
-    """A client that has said hello: its producer's number, and its subscriptions in order."""
+    """A client that has said hello: its codec, and its subscriptions in order."""
 
-    __slots__ = ("codec", "number", "producer", "subscriptions")
+    __slots__ = ("codec", "number", "subscriptions")
 
-    def __init__(self, number: int, codec: str, producer: int) -> None:
+    def __init__(self, number: int, codec: str) -> None:
         """Begin without subscriptions."""
-        self.number, self.codec, self.producer = number, codec, producer
+        self.number, self.codec = number, codec
         self.subscriptions: dict[int, None] = {}
+
+
+class Subscribing(NamedTuple):
+    """What a consumer asks for when it comes: a queue or one of its groups, and credit for messages and bytes.
+
+    A group that is to be created begins at `start`, with `at` for a sequence or a time.
+    """
+
+    connection: int
+    request: int
+    queue: str
+    group: str | None
+    messages: int
+    bytes: int
+    start: str = "tail"
+    at: int = 0
+    exclusive: bool = False
 
 
 class Broker:
     """All decisions. `journal` holds the state and what the runtime has to carry out."""
 
     def __init__(
-        self, state: Projector, limits: Limits, queue_defaults: QueueSettings, *, auto_create: bool = True
+        self,
+        state: Projector,
+        limits: Limits,
+        defaults: QueueDefaults,
+        *,
+        auto_create: bool = True,
+        unroutable: str = "",
     ) -> None:
         """Continue with a state in which nobody is connected."""
         self.journal = Journal(state)
         self.limits = limits
-        self._queue_defaults = queue_defaults
-        self._auto_create = auto_create
         self._state = state
         self._cache = BatchCache(limits.cache_bytes)
-        self.deliveries = Deliveries(self.journal, self._cache, limits)
+        dispatcher = Dispatcher(self.journal, self._cache)
+        self.deliveries = Deliveries(self.journal, self._cache, dispatcher, limits, defaults)
+        self.groups = Groups(self.journal, self.deliveries, limits)
+        self.queues = Queues(self.journal, self.deliveries, self.groups, limits, defaults, auto_create=auto_create)
+        self.publishing = Publishing(
+            self.journal, self._cache, self.deliveries, limits, self.queues.named_or_new, unroutable
+        )
+        self.peeking = Peeking(self.journal, limits)
+        self.dead_letters = DeadLetters(self.journal, self.deliveries, dispatcher, limits)
         self._connections: dict[int, Connection] = {}
 
     # --- life
@@ -68,6 +95,8 @@ class Broker:
     def start(self, version: str, wall_us: int) -> None:
         """Begin. After an unclean end, everything unsettled of a group with consumers is marked as perhaps sent."""
         self.journal.record(e.BrokerStarted(version, not self._state.audit.running, wall_us))
+        for queue in self._state.queues.values():
+            self.groups.watch_idle(queue)
 
     def stop(self, reason: str) -> None:
         """End; every consumer is gone by this."""
@@ -78,7 +107,8 @@ class Broker:
         """A client said hello. Return its number."""
         number = self._state.topology.next_connection
         self.journal.record(e.ClientConnected(number, name, address, codec))
-        self._connections[number] = Connection(number, codec, producer)
+        self._connections[number] = Connection(number, codec)
+        self.publishing.connect(number, producer)
         return number
 
     def disconnect(self, connection: int, reason: str, *, lost: bool) -> None:
@@ -86,7 +116,9 @@ class Broker:
         for number in self._connections.pop(connection).subscriptions:
             subscription = self.deliveries.find(connection, number)
             if subscription is not None:
-                self.deliveries.unsubscribe(subscription, lost=lost)
+                self._end(subscription, lost=lost)
+        self.publishing.disconnect(connection)
+        self.dead_letters.forget(connection)
         self.journal.record(e.ClientDisconnected(connection, reason))
 
     def block(self, connection: int, *, blocked: bool) -> None:
@@ -103,271 +135,71 @@ class Broker:
     def tick(self) -> None:
         """Time has passed."""
         self.deliveries.tick()
+        self.groups.tick()
+        self.end_turn()
         known = self._state.producers.known
         if len(known) > self.limits.producers:
-            present = {connection.producer for connection in self._connections.values()}
+            present = self.publishing.producers
             excess = len(known) - self.limits.producers
             oldest = [producer for producer in known if producer not in present][: excess + self.limits.producers // 10]
             if oldest:
                 self.journal.record(e.ProducersForgotten(tuple(oldest)))
 
-    # --- publishing
+    def end_turn(self) -> None:
+        """Everybody who had something to say was heard: hand out what is ready, go on with what waited."""
+        self.dead_letters.work()
+        self.deliveries.dispatch()
+        self.publishing.unblock()
 
-    def publish(
-        self, connection: int, request: int, queue_name: str, sequence: int, batch: Batch, oldest: int = 0
-    ) -> None:
-        """Store a batch, unless this producer has had it stored before. It has its answers for all below `oldest`.
+    @property
+    def has_more(self) -> bool:
+        """Whether the next turn has something to do."""
+        return self.deliveries.has_more
 
-        Raises:
-            RequestError: a limit, a full queue, or a sequence that is not remembered any more.
-        """
-        producer = self._connections[connection].producer if sequence else 0
-        if producer and self._confirm_duplicate(connection, request, producer, sequence, batch):
-            return
-        limits = self.limits
-        if batch.count > limits.batch_messages:
-            raise LimitExceeded(f"a batch of {batch.count} messages is above the limit of {limits.batch_messages}")
-        if batch.record_bytes > limits.message_bytes and max(batch.lengths) > limits.message_bytes:
-            raise LimitExceeded(f"a message of {max(batch.lengths)} bytes is above the limit of {limits.message_bytes}")
-        queue = self._state.queue_named(queue_name)
-        if queue is None:
-            self._check_room(queue_name, self._queue_defaults, 0, 0, batch)
-            queue = self._queue_or_new(queue_name, connection)
-        else:
-            self._check_room(queue_name, queue.settings, queue.length, queue.bytes, batch)
-        first = queue.next[DEFAULT_LANE]
-        event = e.Published(
-            queue.id, DEFAULT_LANE, first, batch.count, batch.record_bytes, producer, sequence, connection, oldest
-        )
-        offset = self.journal.record(event, (batch.data,))
-        now_us = self.journal.now_us
-        # A queue with a long backlog hands out old messages: its new ones would leave the cache before their turn.
-        if self._cache.bytes_of(queue.id) - queue.groups[DEFAULT_GROUP].unacked_bytes < self._cache.bytes_max // 2:
-            self._cache.add(StoredBatch(queue.id, DEFAULT_LANE, first, offset, 0, offset, now_us, batch))
-        self.journal.effects.append(Confirmed(offset + 1, connection, request, offset, first, duplicate=False))
-        self.deliveries.changed(queue.id)
-
-    def _check_room(self, name: str, settings: QueueSettings, length: int, size: int, batch: Batch) -> None:
-        """Whether a batch fits behind what a queue holds.
-
-        Raises:
-            QueueFull: it does not.
-        """
-        if length + batch.count > settings.max_length:
-            raise QueueFull(f"queue {name!r} holds {length} messages; its max_length is {settings.max_length}")
-        if size + batch.record_bytes > settings.max_bytes:
-            raise QueueFull(f"queue {name!r} holds {size} bytes; its max_bytes is {settings.max_bytes}")
-
-    def has_stored(self, connection: int, sequence: int) -> bool:
-        """Whether a batch with this sequence of the connection's producer is known to be stored: it needs no room."""
-        known = self._state.producers.known.get(self._connections[connection].producer)
-        return known is not None and known.find(sequence) is not None
-
-    def _confirm_duplicate(self, connection: int, request: int, producer: int, sequence: int, batch: Batch) -> bool:
-        known = self._state.producers.known.get(producer)
-        if known is None or sequence > known.highest:
-            return False
-        found = known.find(sequence)
-        if found is not None and found.messages == batch.count:
-            offset = found.offset
-            self.journal.effects.append(
-                Confirmed(offset + 1, connection, request, offset, found.sequence, duplicate=True)
-            )
-            return True
-        if found is not None:
-            raise InvalidRequest(f"sequence {sequence} was used before, for a batch of {found.messages} messages")
-        if sequence < known.remembered_from:
-            raise SequenceTooOld(f"sequence {sequence} is below {known.remembered_from}, the oldest that is remembered")
-        return False
-
-    # --- queues
-
-    def declare(self, connection: int, request: int, name: str, wanted: dict[str, Any]) -> None:
-        """Create a queue; one that is there already must have these settings.
-
-        Raises:
-            RequestError: settings that make no sense, or that differ from the queue's.
-        """
-        queue = self._state.queue_named(name)
-        if queue is None:
-            settings = self._settings(wanted)
-            self._check_dead_letter_queue(name, settings)
-            queue = self._new_queue(name, settings, connection)
-        else:
-            present = msgspec.structs.asdict(queue.settings)
-            settings = self._settings({**present, **wanted})
-            differing = [key for key, value in msgspec.structs.asdict(settings).items() if present[key] != value]
-            if differing:
-                what = ", ".join(f"{key} is {present[key]!r}, not {wanted[key]!r}" for key in differing)
-                raise DeclareConflict(f"queue {name!r} exists with other settings: {what}")
-        self.journal.effects.append(Answer(self.journal.next_offset, connection, request, self.describe(queue)))
-
-    def _settings(self, wanted: dict[str, Any]) -> QueueSettings:
-        known = QueueSettings.__struct_fields__
-        for key in wanted:
-            if key not in known:
-                raise InvalidRequest(f"a queue has no setting {key!r}; there are {', '.join(known)}")
-        if wanted.get("mode", Mode.ROUND_ROBIN) != Mode.ROUND_ROBIN:
-            raise NotSupported(f"queue mode {wanted['mode']!r} is not in this version, only {Mode.ROUND_ROBIN.value!r}")
-        defaults = msgspec.structs.asdict(self._queue_defaults)
-        for key, value in wanted.items():
-            expected = type(defaults[key])
-            if isinstance(value, bool) or not isinstance(value, expected if expected is not Mode else str):
-                raise InvalidRequest(f"setting {key} must be {expected.__name__}, not {value!r}")
-            if isinstance(value, int) and not 0 <= value < 1 << 62:
-                raise InvalidRequest(f"setting {key} must not be {value}")
-        chosen: dict[str, Any] = {**defaults, **wanted, "mode": Mode.ROUND_ROBIN}
-        settings = QueueSettings(**chosen)
-        if settings.retry_delay_ms > DURATION_MS_MAX:
-            raise InvalidRequest(f"retry_delay_ms must be at most {DURATION_MS_MAX}, not {settings.retry_delay_ms}")
-        if not 1 <= settings.lease_ms <= self.limits.lease_ms:
-            raise InvalidRequest(f"lease_ms must be from 1 to {self.limits.lease_ms}, not {settings.lease_ms}")
-        return settings
-
-    def _check_dead_letter_queue(self, name: str, settings: QueueSettings) -> None:
-        if settings.dead_letter_queue == name:
-            raise InvalidRequest(f"queue {name!r} cannot be its own dead-letter queue")
-
-    def _queue_or_new(self, name: str, connection: int) -> Queue:
-        queue = self._state.queue_named(name)
-        if queue is not None:
-            return queue
-        if not self._auto_create:
-            raise UnknownQueue(f"there is no queue {name!r}; declare it first (auto_create is off)")
-        return self._new_queue(name, self._queue_defaults, connection)
-
-    def _new_queue(self, name: str, settings: QueueSettings, connection: int) -> Queue:
-        if len(self._state.queues) >= self.limits.queues:
-            raise LimitExceeded(f"there are {len(self._state.queues)} queues, which is the limit")
-        if not settings.dead_letter_queue and len(name.encode()) > NAME_BYTES_MAX - len(DEAD_LETTER_SUFFIX):
-            raise InvalidName(
-                f"the name of a queue may have {NAME_BYTES_MAX - len(DEAD_LETTER_SUFFIX)} bytes, which leaves room for "
-                f"{DEAD_LETTER_SUFFIX} behind it; a longer one needs a dead_letter_queue of its own"
-            )
-        number = self._state.topology.next_queue
-        self.journal.record(e.QueueDeclared(number, name, settings, connection))
-        return self._state.queues[number]
-
-    def require_queue(self, name: str) -> Queue:
-        """The queue of that name.
-
-        Raises:
-            UnknownQueue: there is none.
-        """
-        queue = self._state.queue_named(name)
-        if queue is None:
-            raise UnknownQueue(f"there is no queue {name!r}")
-        return queue
-
-    def describe(self, queue: Queue) -> dict[str, Any]:
-        """What people want to know of a queue, as plain values."""
-        settings: dict[str, Any] = msgspec.to_builtins(msgspec.structs.asdict(queue.settings))
-        return {
-            "name": queue.name,
-            "mode": settings.pop("mode"),
-            "ready": queue.ready,
-            "unacked": queue.unacked,
-            "waiting": queue.waiting,
-            "messages": queue.length,
-            "bytes": queue.bytes,
-            "consumers": self.deliveries.consumers(queue.id),
-            "next_sequence": queue.next[DEFAULT_LANE],
-            "dead_letters": queue.id in self._state.dead,
-            "settings": settings,
-        }
-
-    def list_queues(self, connection: int, request: int) -> None:
-        """Answer with all queues, by name."""
-        found = [self.describe(self._state.queues[number]) for _, number in sorted(self._state.topology.queues.items())]
-        self.journal.effects.append(Answer(0, connection, request, found))
-
-    def show_queue(self, connection: int, request: int, name: str) -> None:
-        """Answer with one queue.
-
-        Raises:
-            UnknownQueue: there is none of that name.
-        """
-        found = self.describe(self.require_queue(name))
-        self.journal.effects.append(Answer(0, connection, request, found))
-
-    def purge(self, connection: int, request: int, name: str) -> None:
-        """Throw away what is ready or waiting.
-
-        Raises:
-            UnknownQueue: there is none of that name.
-        """
-        queue = self.require_queue(name)
-        group = queue.groups[DEFAULT_GROUP]
-        count, size = queue.length - group.unacked, queue.bytes - group.unacked_bytes
-        kept = tuple(
-            (lane, start, end) for held in group.held.values() for lane, spans in held.items() for start, end in spans
-        )
-        self.journal.record(e.QueuePurged(queue.id, count, size, connection, kept))
-        self._cache.discard_queue(queue.id)
-        self.journal.effects.append(Answer(self.journal.next_offset, connection, request, {"count": count}))
-
-    def delete(self, connection: int, request: int, name: str) -> None:
-        """Delete a queue and everything in it.
-
-        Raises:
-            UnknownQueue: there is none of that name.
-        """
-        queue = self.require_queue(name)
-        count = queue.length
-        ended = queue.groups[DEFAULT_GROUP].held
-        for owner in self._connections.values():
-            for number in ended.keys() & owner.subscriptions.keys():
-                del owner.subscriptions[number]
-        self.journal.record(e.QueueDeleted(queue.id, count, queue.bytes, connection))
-        self.deliveries.queue_deleted(queue)
-        self.journal.effects.append(Answer(self.journal.next_offset, connection, request, {"count": count}))
-
-    def peek(self, connection: int, request: int, name: str, start: int, count: int) -> None:
-        """Answer with ready messages from sequence `start` on, and take none.
-
-        Raises:
-            UnknownQueue: there is none of that name.
-        """
-        queue = self.require_queue(name)
-        lane = queue.groups[DEFAULT_GROUP].lanes[DEFAULT_LANE]
-        left = min(count, self.limits.peek_messages)
-        spans = []
-        fresh = (max(start, lane.cursor), queue.next[DEFAULT_LANE])
-        for low, high in [*lane.returned.within(start, lane.cursor), fresh]:
-            end = min(high, low + left)
-            if low < end:
-                spans += [(DEFAULT_LANE, *part) for part in alike(lane, low, end)]
-                left -= end - low
-        self.journal.effects.append(Peeked(self.journal.next_offset, connection, request, queue.id, spans))
+    def next_due_us(self) -> int | None:
+        """When `tick` has something to do next."""
+        times = (self.deliveries.next_due_us(), self.groups.next_due_us(), self.publishing.next_due_us())
+        return min((due_us for due_us in times if due_us is not None), default=None)
 
     # --- consuming
 
-    def subscribe(self, connection: int, request: int, name: str, group: str | None, messages: int, size: int) -> None:
+    def subscribe(self, ask: Subscribing) -> None:
         """Add a consumer to a queue.
 
         Raises:
-            RequestError: a limit, or something this version cannot do.
+            RequestError: a limit, no such group, or somebody has it exclusively.
         """
-        mine = self._connections[connection].subscriptions
-        if group is not None:
-            raise NotSupported(
-                "consumer groups are not in this version: a round-robin queue has one, and no name for it"
-            )
-        if len(mine) >= self.limits.subscriptions_per_connection:
+        if len(self._connections[ask.connection].subscriptions) >= self.limits.subscriptions_per_connection:
             raise LimitExceeded(f"a connection may have {self.limits.subscriptions_per_connection} subscriptions")
-        queue = self._queue_or_new(name, connection)
-        subscription = self.deliveries.subscribe(queue, connection)
-        if self._connections[connection].codec == "json":
+        queue = self.queues.named_or_new(ask.queue, ask.connection)
+        group = self.groups.find(queue, ask.group, ask.start)
+        if group is not None:
+            self._join(ask, queue, group)
+            return
+
+        def begin(queue: Queue, sequence: int) -> None:
+            if ask.connection in self._connections:  # a time was looked up meanwhile
+                known = queue.group_named(ask.group) if ask.group is not None else None
+                self._join(ask, queue, known or self.groups.create(queue, ask.group, sequence, ask.connection))
+
+        self.groups.at(queue, ask.start, ask.at, ask.connection, ask.request, begin)
+
+    def _join(self, ask: Subscribing, queue: Queue, group: Group) -> None:
+        self.groups.check_exclusive(queue, group, exclusive=ask.exclusive)
+        connection = self._connections[ask.connection]
+        subscription = self.deliveries.subscribe(queue, group, ask.connection, exclusive=ask.exclusive)
+        if connection.codec == "json":
             subscription.turn_messages_max = JSON_TURN_MESSAGES_MAX
-        mine[subscription.id] = None
+        connection.subscriptions[subscription.id] = None
         result = {
             "subscription": subscription.id,
-            "queue": name,
+            "queue": queue.name,
+            "group": group.name or None,
             "lease_ms": queue.settings.lease_ms,
             "credit_bytes_max": self.limits.credit_bytes_per_subscription,
         }
-        self.journal.effects.append(Answer(subscription.after, connection, request, result))
-        self.deliveries.credit(connection, subscription.id, messages, size, 0, -1)
+        self.journal.effects.append(Answer(subscription.after, ask.connection, ask.request, result))
+        self.deliveries.credit(ask.connection, subscription.id, ask.messages, ask.bytes, 0, -1)
 
     def unsubscribe(self, connection: int, request: int, number: int) -> None:
         """End a subscription on its owner's wish.
@@ -375,9 +207,53 @@ class Broker:
         Raises:
             UnknownSubscription: there is none of that number.
         """
-        self.deliveries.unsubscribe(self.deliveries.require(connection, number), lost=False)
+        self._end(self.deliveries.require(connection, number), lost=False)
         self._connections[connection].subscriptions.pop(number, None)
         self.journal.effects.append(Answer(self.journal.next_offset, connection, request, None))
+
+    def _end(self, subscription: Subscription, *, lost: bool) -> None:
+        self.deliveries.unsubscribe(subscription, lost=lost)
+        self.groups.left(self._state.queues[subscription.queue], subscription.group)
+
+    def delete(self, connection: int, request: int, name: str) -> None:
+        """Delete a queue and everything in it.
+
+        Raises:
+            UnknownQueue: there is none of that name.
+        """
+        self._forget(self.queues.delete(connection, request, name))
+
+    def delete_group(self, connection: int, request: int, queue_name: str, name: str) -> None:
+        """Delete a group, and end its consumers.
+
+        Raises:
+            UnknownQueue, UnknownGroup: it is not there.
+        """
+        queue = self.queues.require(queue_name)
+        group = self.groups.require(queue, name)
+        error = UnknownGroup(f"group {name!r} of queue {queue_name!r} was deleted")
+        self._forget(self.groups.delete(queue, group, connection, error))
+        self.journal.effects.append(Answer(self.journal.next_offset, connection, request, None))
+
+    def _forget(self, ended: Iterable[Subscription]) -> None:
+        """These subscriptions have ended by somebody else's wish."""
+        for subscription in ended:
+            self._connections[subscription.connection].subscriptions.pop(subscription.id, None)
+
+    # --- the rest
+
+    def peek(self, connection: int, request: int, name: str, group: str | None, start: int, count: int) -> None:
+        """Answer with ready messages from sequence `start` on, and take none.
+
+        Raises:
+            UnknownQueue, UnknownGroup: it is not there.
+        """
+        queue = self.queues.require(name)
+        if queue.settings.mode.has_groups:
+            found = None if group is None else self.groups.require(queue, group)
+        else:
+            found = self.groups.find(queue, group, "tail")
+        self.peeking.peek(connection, request, queue, found, start, count)
 
     def flush(self, connection: int, request: int) -> None:
         """Answer when everything before is durable."""
@@ -388,6 +264,10 @@ class Broker:
         result = {"offset": self._state.next_offset, "digests": self._state.digests()}
         self.journal.effects.append(Answer(self.journal.next_offset, connection, request, result))
 
-    def loaded(self, queue: int, batches: Sequence[StoredBatch]) -> None:
+    def loaded(self, load: Load, batches: Sequence[StoredBatch]) -> None:
         """Take the messages that a Load asked for."""
-        self.deliveries.loaded(queue, batches)
+        self.deliveries.loaded(load, batches)
+
+    def found(self, find: Find, sequence: int) -> None:
+        """Take the place that a Find asked for."""
+        self.groups.found(find, sequence)

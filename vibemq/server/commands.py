@@ -5,15 +5,36 @@ from typing import Any
 
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import check_name
-from vibemq.server.broker import Broker
+from vibemq.server.broker import Broker, Subscribing
+from vibemq.server.dead_letters import Filter, Redriving
 
 
 def _subscribe(broker: Broker, connection: int, ask: m.Subscribe) -> None:
-    broker.subscribe(connection, ask.request, ask.queue, ask.group, ask.messages, ask.bytes)
+    broker.subscribe(
+        Subscribing(
+            connection,
+            ask.request,
+            ask.queue,
+            ask.group,
+            ask.messages,
+            ask.bytes,
+            ask.start,
+            ask.at,
+            ask.exclusive,
+        )
+    )
 
 
 def _unsubscribe(broker: Broker, connection: int, ask: m.Unsubscribe) -> None:
     broker.unsubscribe(connection, ask.request, ask.subscription)
+
+
+def _seek(broker: Broker, connection: int, ask: m.Seek) -> None:
+    broker.groups.seek(connection, ask.request, broker.queues.require(ask.queue), ask.group, ask.start, ask.at)
+
+
+def _delete_group(broker: Broker, connection: int, ask: m.DeleteGroup) -> None:
+    broker.delete_group(connection, ask.request, ask.queue, ask.group)
 
 
 def _credit(broker: Broker, connection: int, grant: m.Credit) -> None:
@@ -44,19 +65,19 @@ def _declare(broker: Broker, connection: int, ask: m.Declare) -> None:
     target = ask.settings.get("dead_letter_queue")
     if isinstance(target, str) and target:
         check_name(target, "dead-letter queue")
-    broker.declare(connection, ask.request, ask.queue, dict(ask.settings))
+    broker.queues.declare(connection, ask.request, ask.queue, dict(ask.settings))
 
 
 def _list_queues(broker: Broker, connection: int, ask: m.ListQueues) -> None:
-    broker.list_queues(connection, ask.request)
+    broker.queues.list_all(connection, ask.request)
 
 
 def _show_queue(broker: Broker, connection: int, ask: m.ShowQueue) -> None:
-    broker.show_queue(connection, ask.request, ask.queue)
+    broker.queues.show(connection, ask.request, ask.queue)
 
 
 def _purge(broker: Broker, connection: int, ask: m.Purge) -> None:
-    broker.purge(connection, ask.request, ask.queue)
+    broker.queues.purge(connection, ask.request, ask.queue)
 
 
 def _delete(broker: Broker, connection: int, ask: m.Delete) -> None:
@@ -64,7 +85,20 @@ def _delete(broker: Broker, connection: int, ask: m.Delete) -> None:
 
 
 def _peek(broker: Broker, connection: int, ask: m.Peek) -> None:
-    broker.peek(connection, ask.request, ask.queue, ask.start, ask.count)
+    broker.peek(connection, ask.request, ask.queue, ask.group, ask.start, ask.count)
+
+
+def _dead_letters(broker: Broker, connection: int, ask: m.DeadLetters) -> None:
+    broker.dead_letters.peek(connection, ask.request, ask.queue, ask.start, ask.count, _filter(ask))
+
+
+def _redrive(broker: Broker, connection: int, ask: m.Redrive) -> None:
+    redriving = Redriving(connection, ask.request, ask.queue, ask.target, ask.start, ask.count, _filter(ask))
+    broker.dead_letters.redrive(redriving, dry_run=ask.dry_run)
+
+
+def _filter(ask: m.DeadLetters | m.Redrive) -> Filter:
+    return Filter(ask.reason, ask.source, ask.error, ask.since_us, ask.until_us)
 
 
 def _flush(broker: Broker, connection: int, ask: m.Flush) -> None:
@@ -78,6 +112,8 @@ def _digest(broker: Broker, connection: int, ask: m.Digest) -> None:
 COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
     m.Subscribe: _subscribe,
     m.Unsubscribe: _unsubscribe,
+    m.Seek: _seek,
+    m.DeleteGroup: _delete_group,
     m.Credit: _credit,
     m.Ack: _ack,
     m.Nack: _nack,
@@ -88,6 +124,8 @@ COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
     m.Purge: _purge,
     m.Delete: _delete,
     m.Peek: _peek,
+    m.DeadLetters: _dead_letters,
+    m.Redrive: _redrive,
     m.Flush: _flush,
     m.Digest: _digest,
 }

@@ -7,6 +7,8 @@ the conversation, be it over a socket or in a simulation, takes `out` to the cli
 
 from typing import Any, Protocol
 
+import msgspec
+
 from vibemq.errors import DiskFull, FlowExceeded, LimitExceeded, ProtocolError, RequestError
 from vibemq.protocol import messages as m
 from vibemq.protocol.session import ServerSession, State
@@ -14,6 +16,7 @@ from vibemq.server import effects as f
 from vibemq.server.broker import Broker
 from vibemq.server.commands import COMMANDS
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
 
 PEEKS_MAX = 4
 """Peeks of a connection that may be unanswered: each holds megabytes while it is read."""
@@ -86,11 +89,11 @@ class Conversation:
         """Have the broker carry out a command, or refuse it. False: the client broke the protocol with it."""
         try:
             carry_out = COMMANDS.get(type(command))
-            if isinstance(command, m.Peek) and self.peeks >= PEEKS_MAX:
+            if isinstance(command, m.Peek | m.DeadLetters) and self.peeks >= PEEKS_MAX:
                 raise LimitExceeded(f"a connection may have {PEEKS_MAX} peeks unanswered: wait for the answers")
             if carry_out is not None:
                 carry_out(self._broker, self.number, command)
-                self.peeks += isinstance(command, m.Peek)
+                self.peeks += isinstance(command, m.Peek | m.DeadLetters)
             elif isinstance(command, m.Publish):
                 self._publish(command)
             elif isinstance(command, m.Hello):
@@ -135,14 +138,15 @@ class Conversation:
         self._unanswered_batches += 1
         if self._unanswered_batches > 2 * window:
             raise FlowExceeded(f"more than {window} batches were sent and not yet answered")
-        broker = self._broker
+        publishing = self._broker.publishing
         try:
             try:
                 self._host.admit(len(publish.batch.data))
             except DiskFull:
-                if not broker.has_stored(self.number, publish.sequence):
+                if not publishing.has_stored(self.number, publish.sequence):
                     raise
-            broker.publish(self.number, publish.request, publish.queue, publish.sequence, publish.batch, publish.oldest)
+            request, queue, sequence, batch, oldest, to_topic = msgspec.structs.astuple(publish)
+            publishing.publish(Publish(self.number, request, queue, sequence, batch, oldest, to_topic))
         except RequestError:
             self._unanswered_batches -= 1
             raise
@@ -167,7 +171,11 @@ class Conversation:
         elif type(effect) is f.Confirmed:
             self._unanswered_batches -= 1
             reply = m.Confirmed(
-                request=effect.request, offset=effect.offset, sequence=effect.sequence, duplicate=effect.duplicate
+                request=effect.request,
+                offset=effect.offset,
+                sequence=effect.sequence,
+                duplicate=effect.duplicate,
+                dropped=effect.dropped,
             )
         else:
             reply = _reply(effect)
@@ -196,5 +204,7 @@ def _reply(effect: f.Effect) -> m.Reply:
         return m.Drained(subscription=effect.subscription)
     if isinstance(effect, f.LeasesLost):
         return m.LeasesLost(subscription=effect.subscription, deliveries=effect.deliveries)
+    if isinstance(effect, f.Unblocked):
+        return m.Unblocked(queue=effect.name)
     assert isinstance(effect, f.Ended)
     return m.Ended(subscription=effect.subscription, code=effect.error.code, text=effect.error.text)

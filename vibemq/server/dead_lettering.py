@@ -1,14 +1,12 @@
 """Where messages go that nobody could deal with."""
 
 from vibemq import events as e
-from vibemq.events import DeadReason, Overflow, QueueSettings, Span
+from vibemq.events import DeadReason, Span
 from vibemq.projections.queue import Queue
 from vibemq.server.dispatch import append_span
 from vibemq.server.journal import Journal
+from vibemq.server.queue_settings import DEAD_LETTER_QUEUE, DEAD_LETTER_SUFFIX, QueueDefaults
 from vibemq.server.subscription import Piece
-
-DEAD_LETTER_SUFFIX = ".dlq"
-"""Behind a queue's name: its dead-letter queue, unless it has another."""
 
 
 class Pieces:
@@ -36,9 +34,10 @@ class Pieces:
 class DeadLettering:
     """Moves messages to the dead-letter queue of their queue."""
 
-    def __init__(self, journal: Journal, changed: dict[int, None]) -> None:
+    def __init__(self, journal: Journal, defaults: QueueDefaults, changed: dict[int, None]) -> None:
         """`changed` collects queues that may have something to hand out."""
         self._journal = journal
+        self._defaults = defaults
         self._state = journal.state
         self._changed = changed
 
@@ -70,15 +69,19 @@ class DeadLettering:
 
     def queue_of(self, queue: Queue) -> Queue | None:
         """Where the dead letters of a queue go. From a dead-letter queue only where it was told to: else nowhere."""
-        name = queue.settings.dead_letter_queue or queue.name + DEAD_LETTER_SUFFIX
+        name = dead_letter_name(queue.name, queue)
         is_last = queue.id in self._state.dead and not queue.settings.dead_letter_queue
         if is_last or name == queue.name:
             return None
-        return self._state.queue_named(name) or self.create(name)
+        return self._state.queue_named(name) or self._create(name)
 
-    def create(self, name: str) -> Queue:
-        """A queue for dead letters: they stay until somebody takes them, and a full one loses the oldest."""
-        settings = QueueSettings(max_attempts=0, overflow=Overflow.DROP_OLDEST)
+    def _create(self, name: str) -> Queue:
+        settings = self._defaults.of(name, base=DEAD_LETTER_QUEUE)
         number = self._state.topology.next_queue
         self._journal.record(e.QueueDeclared(number, name, settings, 0))
         return self._state.queues[number]
+
+
+def dead_letter_name(name: str, queue: Queue | None) -> str:
+    """The name of the dead-letter queue of the queue of that name, of which `queue` is known."""
+    return (queue.settings.dead_letter_queue if queue is not None else "") or name + DEAD_LETTER_SUFFIX

@@ -15,6 +15,7 @@ from vibemq.server.effects import Answer, Drained, Ended, LeasesLost, Load, Refu
 from vibemq.server.journal import Journal
 from vibemq.server.key_order import KeyOrder
 from vibemq.server.limits import DURATION_MS_MAX, Limits
+from vibemq.server.queue_settings import QueueDefaults
 from vibemq.server.rates import Bucket
 from vibemq.server.removal import Removal
 from vibemq.server.subscription import COUNT_MAX, Piece, Subscription
@@ -26,7 +27,9 @@ LOST_RUNS_MAX = 1024
 class Deliveries:
     """All subscriptions of the broker. Methods that take a client's `request` answer it through effects."""
 
-    def __init__(self, journal: Journal, cache: BatchCache, limits: Limits) -> None:
+    def __init__(
+        self, journal: Journal, cache: BatchCache, dispatcher: Dispatcher, limits: Limits, defaults: QueueDefaults
+    ) -> None:
         """Continue with the journal's state, in which nobody is subscribed."""
         self._journal = journal
         self._state = journal.state
@@ -40,9 +43,9 @@ class Deliveries:
         self._waiting: list[tuple[int, int, int]] = []  # heap of (due us, queue, group)
         self._again: list[tuple[int, int]] = []  # heap of (due us, queue to look at again)
         self._again_us: dict[int, int] = {}  # queue -> its earliest entry there
-        self._dispatcher = Dispatcher(journal, cache)
-        self.dead_lettering = DeadLettering(journal, self._changed)
-        self._removal = Removal(journal, self._dispatcher, self.dead_lettering)
+        self._dispatcher = dispatcher
+        self._dead_lettering = DeadLettering(journal, defaults, self._changed)
+        self._removal = Removal(journal, dispatcher, self._dead_lettering)
         for queue in self._state.queues.values():
             self.came_back(queue)
 
@@ -448,7 +451,7 @@ class Deliveries:
             not_before_us = self._retry_us(queue.settings, attempt, delay_ms)
             self._release(queue, subscription, parts, reason, counted=True, not_before_us=not_before_us, error=error)
         for (why, attempts, _), lost in dead.items():
-            self.dead_lettering.send(queue, subscription.group, subscription.id, lost, why, attempts, error)
+            self._dead_lettering.send(queue, subscription.group, subscription.id, lost, why, attempts, error)
 
     def _retry_us(self, settings: QueueSettings, attempt: int, delay_ms: int | None) -> int:
         """When messages that failed for the `attempt`th time may be tried again; 0: at once."""

@@ -58,8 +58,8 @@ class Groups:
         if not queue.settings.mode.has_groups:
             if name is not None:
                 raise UnknownGroup(
-                    f"queue {queue.name!r} is {queue.settings.mode.value}: all of its consumers share its messages, and "
-                    f"there is no group {name!r}. Declare a queue with mode fan-out for groups"
+                    f"queue {queue.name!r} is {queue.settings.mode.value}: all of its consumers share its messages, "
+                    f"and there is no group {name!r}. Declare a queue with mode fan-out for groups"
                 )
             if start != "tail":
                 raise InvalidRequest(f"a start is for groups: queue {queue.name!r} is {queue.settings.mode.value}")
@@ -111,7 +111,7 @@ class Groups:
     # --- where a group begins
 
     def at(self, queue: Queue, start: str, at: int, connection: int, request: int, then: Then) -> None:
-        """Do something at a place of a queue: at once, or for a time once it was looked up. Errors answer the request."""
+        """Do something at a place of a queue: at once, or when its time was looked up; errors answer the request."""
         first, end = queue.floor, queue.next[DEFAULT_LANE]
         if start == "time":
             question = self._next_question
@@ -161,7 +161,7 @@ class Groups:
         return ended
 
     def watch_idle(self, queue: Queue) -> None:
-        """Something about the groups of a queue has changed: look at those without consumers when their time is over."""
+        """The groups of a queue may be other ones: look at those without consumers when their time is over."""
         for group in queue.groups.values():
             if (due_us := self._idle_until_us(queue, group)) is not None:
                 heappush(self._idle, (due_us, queue.id, group.id))

@@ -13,14 +13,14 @@ from typing import Any, Final, TypedDict
 import msgspec
 
 from vibemq.errors import InvalidRequest
-from vibemq.events import Backoff, Mode, QueueSettings
+from vibemq.events import Backoff, Mode, Overflow, QueueSettings
 from vibemq.projections.bindings import matches
 from vibemq.server.limits import DURATION_MS_MAX, NAME_BYTES_MAX, Limits
 
 DEAD_LETTER_SUFFIX: Final = ".dlq"
 """Behind a queue's name: its dead-letter queue, unless it has another."""
-DEAD_LETTER_QUEUE: Final = QueueSettings(max_attempts=0)
-"""What a dead-letter queue starts from that is made on the way: a letter that fails again stays where it is."""
+DEAD_LETTER_QUEUE: Final = QueueSettings(max_attempts=0, overflow=Overflow.DROP_OLDEST)
+"""What a dead-letter queue starts from that is made on the way: letters stay, and a full one loses the oldest."""
 NUMBER_MAX: Final = (1 << 62) - 1
 
 PLAIN: Final[Mapping[str, Any]] = msgspec.structs.asdict(QueueSettings())

@@ -12,7 +12,7 @@ import secrets
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from vibemq.batch import Batch
 from vibemq.errors import BeyondLog, DiskFull, ShuttingDown, StorageError, VibeMQError, WriteFailed
@@ -40,6 +40,8 @@ LONE_EFFECTS_MAX = 2
 """A turn with no more to answer than this may sync on the loop's own thread."""
 PEEKING_MAX = 2
 """Peeks that are read at the same time, for whomever: each takes memory of up to its limit."""
+ASKED = TypeVar("ASKED")
+ANSWER = TypeVar("ANSWER")
 REFUSED_ADDRESSES = 1000
 """Told apart in a second; the others are counted together."""
 
@@ -67,6 +69,7 @@ class Runtime:
         self._peeking = asyncio.Semaphore(PEEKING_MAX)
         self.failure: VibeMQError | None = None
         """Why the process must end; nothing is decided or confirmed any more."""
+        self._stopped = False
 
     # --- life
 
@@ -98,9 +101,14 @@ class Runtime:
         self._tell_failure = on_failure
         self._loop = asyncio.get_running_loop()
         storage, settings = self.storage, self.settings
-        self.broker = Broker(storage.state, settings.limits, settings.defaults.base, auto_create=settings.auto_create)
+        self.broker = Broker(
+            storage.state,
+            settings.limits,
+            settings.defaults,
+            auto_create=settings.auto_create,
+            unroutable=settings.unroutable,
+        )
         self._journal = self.broker.journal
-        self._deliveries = self.broker.deliveries
         self.writer = Writer(
             storage.log, settings.fsync, self._loop.call_soon_threadsafe, self._on_durable, self._on_failure
         )
@@ -132,6 +140,7 @@ class Runtime:
         if self.failure is None:
             self.begin()
             self.broker.stop(reason)
+            self._stopped = True  # nothing may be decided behind that: it would be lost on those who open the log
             self.append()
             self._journal.effects.clear()
             self.writer.close()
@@ -197,20 +206,20 @@ class Runtime:
     def _end_turn(self) -> None:
         self._scheduled = False
         heard, self._heard = self._heard, 0
-        if self.failure is not None:
+        if self.failure is not None or self._stopped:
             return
         self.begin()
         # Else there is enough to send, or to wait for the disk; when that is done this is called again.
         hand_out = not self._waiting.has_free(self.writer.durable) and self._waiting.waiting_bytes < WAITING_BYTES_MAX
         if hand_out:
-            self._deliveries.dispatch()
+            self.broker.end_turn()
         self.append()
         if self.failure is not None:
             return
         self._write(lone=heard == 1)
         self._route()
         self._set_timer()
-        if hand_out and self._deliveries.has_more:
+        if hand_out and self.broker.has_more:
             self.schedule()
 
     def _write(self, *, lone: bool) -> None:
@@ -241,7 +250,7 @@ class Runtime:
         if journal.loads:
             loads, journal.loads = journal.loads, []
             for load in loads:
-                self._spawn(self._load(load))
+                self._spawn(self._load(load) if isinstance(load, f.Load) else self._find(load))
         self._flush()
 
     def _on_durable(self) -> None:
@@ -262,7 +271,7 @@ class Runtime:
         self._flush()
         if self._waiting.has_free(self.writer.durable):
             self._loop.call_soon(self._release)
-        elif self._deliveries.has_more:
+        elif self.broker.has_more:
             self.schedule()
 
     def _send(self, effect: f.Effect) -> None:
@@ -367,16 +376,27 @@ class Runtime:
         batches = await self._read(load)
         if self.failure is None:
             self.begin()
-            self.broker.loaded(load.queue, batches)
+            self.broker.loaded(load, batches)
+            self.schedule()
+
+    async def _find(self, find: f.Find) -> None:
+        sequence = await self._in_files(self.storage.find, find)
+        if self.failure is None:
+            self.begin()
+            self.broker.found(find, sequence)
+            self.append()
             self.schedule()
 
     async def _read(self, load: f.Load) -> list[f.StoredBatch]:
-        """Read what is, or is about to be, in the files."""
+        return await self._in_files(self.storage.load, load)
+
+    async def _in_files(self, look: Callable[[ASKED], ANSWER], asked: ASKED) -> ANSWER:
+        """Look for what is, or is about to be, in the files."""
         log, appended = self.storage.log, self._journal.next_offset
         while True:
             written = log.written >= appended
             try:
-                return await self._loop.run_in_executor(self._executor, self.storage.load, load)
+                return await self._loop.run_in_executor(self._executor, look, asked)
             except BeyondLog as error:
                 if written:  # all that there was is in the files, and it is not among it
                     raise StorageError(f"the state and the log do not agree: {error.text}") from error
@@ -391,13 +411,14 @@ class Runtime:
     async def _read_peeked(self, peeked: f.Peeked) -> list[dict[str, Any]]:
         left = self.settings.limits.peek_bytes
         found: list[dict[str, Any]] = []
-        for lane, start, end, failed, redelivered in peeked.spans:
+        for number, (lane, start, end, failed, redelivered) in enumerate(peeked.spans):
+            why = {"dead": _timed(peeked.why[number])} if peeked.why else {}
             at = start
             while at < end and left > 0:
                 load = f.Load(peeked.queue, lane, at)
                 stored = (await self._read(load))[0]
                 first, count = at - stored.sequence, min(end, stored.end) - at
-                found += _describe(stored, first, count, failed + 1, redelivered)
+                found += [one | why for one in _describe(stored, first, count, failed + 1, redelivered)]
                 left -= stored.origin.bytes(first, count)
                 at += count
         return found
@@ -405,7 +426,7 @@ class Runtime:
     # --- time
 
     def _set_timer(self) -> None:
-        due_us = self._deliveries.next_due_us()
+        due_us = self.broker.next_due_us()
         if due_us is None or (self._timer is not None and self._timer_due_us <= due_us):
             return
         if self._timer is not None:
@@ -496,3 +517,8 @@ def _headers(packed: bytes | memoryview) -> dict[str, Any]:
     """The headers of a message; as base64 where its producer packed something else."""
     headers, encoded = headers_or_base64(packed)
     return {"headers": headers} if encoded is None else {"headers": headers, "headers_base64": encoded}
+
+
+def _timed(why: dict[str, Any]) -> dict[str, Any]:
+    """Why a message is a dead letter, with the time as text."""
+    return {key: value for key, value in why.items() if key != "dead_us"} | {"at": rfc3339(why["dead_us"])}

@@ -1,0 +1,280 @@
+"""Dead letters for people: which there are and why, and sending them back to work."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from vibemq import events as e
+from vibemq.errors import QueueFull, RequestError, UnknownQueue
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, DeadReason, Mode, Overflow
+from vibemq.projections.dead_letter import DeadRun
+from vibemq.projections.queue import Queue
+from vibemq.server.dead_lettering import Pieces, dead_letter_name
+from vibemq.server.deliveries import Deliveries
+from vibemq.server.dispatch import Dispatcher, alike
+from vibemq.server.effects import Answer, Peeked, Refusal
+from vibemq.server.journal import Journal
+from vibemq.server.limits import Limits
+from vibemq.server.subscription import Piece
+
+MOVED_MAX: Final = 1_000
+"""Messages that one request sends back: what one step may do."""
+
+
+class Filter(NamedTuple):
+    """Which dead letters are meant. What is empty, or 0, lets everything through."""
+
+    reason: str = ""
+    source: str = ""
+    error: str = ""
+    since_us: int = 0
+    until_us: int = 0
+
+
+class Redriving(NamedTuple):
+    """A request to send dead letters back: `most` of them, from sequence `start` on, to `target` or where they were."""
+
+    connection: int
+    request: int
+    queue: str
+    target: str
+    start: int
+    most: int
+    wanted: Filter
+
+
+class _Selection(NamedTuple):
+    """Dead letters start <= sequence < end, all of one run, and the queue they go back to."""
+
+    start: int
+    end: int
+    run: DeadRun
+    target: Queue | None
+
+
+class DeadLetters:
+    """Lists dead letters and sends them back."""
+
+    def __init__(self, journal: Journal, deliveries: Deliveries, dispatcher: Dispatcher, limits: Limits) -> None:
+        """Look at the journal's state, with batches from where the dispatcher has them."""
+        self._journal = journal
+        self._state = journal.state
+        self._deliveries = deliveries
+        self._dispatcher = dispatcher
+        self._limits = limits
+        self._waiting: list[Redriving] = []
+
+    # --- which
+
+    def peek(self, connection: int, request: int, name: str, start: int, count: int, wanted: Filter) -> None:
+        """Answer with dead letters from sequence `start` on, and why each is one.
+
+        Raises:
+            UnknownQueue: there is no such queue.
+        """
+        queue, wanted = self._resolve(name, wanted)
+        left = min(count, self._limits.peek_messages)
+        spans: list[tuple[int, int, int, int, bool]] = []
+        why: list[dict[str, Any]] = []
+        if queue is not None:
+            lane = queue.groups[DEFAULT_GROUP].lanes[DEFAULT_LANE]
+            for low, high, run in self._matching(queue, start, wanted):
+                end = min(high, low + left)
+                if low < end:
+                    parts = [(DEFAULT_LANE, *part) for part in alike(lane, low, end)]
+                    spans += parts
+                    why += [self._describe(run)] * len(parts)
+                    left -= end - low
+        number = queue.id if queue is not None else 0
+        self._journal.effects.append(Peeked(self._journal.next_offset, connection, request, number, spans, why))
+
+    def _resolve(self, name: str, wanted: Filter) -> tuple[Queue | None, Filter]:
+        """The dead-letter queue that is meant: of that name, or of the queue of that name. None: there is none yet."""
+        queue = self._state.queue_named(name)
+        if queue is not None and queue.id in self._state.dead:
+            return queue, wanted
+        dead = self._state.queue_named(dead_letter_name(name, queue))
+        if dead is None and queue is None:
+            raise UnknownQueue(f"there is no queue {name!r}, and no dead letters of one")
+        if dead is None or dead.id not in self._state.dead or dead.settings.mode.has_groups:
+            return None, wanted
+        return dead, wanted if wanted.source else wanted._replace(source=name)
+
+    def _matching(self, queue: Queue, start: int, wanted: Filter) -> Iterator[tuple[int, int, DeadRun]]:
+        """Dead letters that are ready, from `start` on, as (first, end, run)."""
+        dead = self._state.dead[queue.id]
+        lane, next_sequence = queue.groups[DEFAULT_GROUP].lanes[DEFAULT_LANE], queue.next[DEFAULT_LANE]
+        source = self._source(wanted.source)
+        if start >= next_sequence:
+            return
+        for run in dead.within(start, next_sequence):
+            if self._fits(run, wanted, source):
+                low, high = max(start, run.start), run.end
+                ready = lane.returned.within(low, min(high, lane.cursor)) if low < lane.cursor else []
+                if high > lane.cursor:
+                    ready = [*ready, (max(low, lane.cursor), high)]
+                yield from ((first, end, run) for first, end in ready)
+
+    def _source(self, name: str) -> int | None:
+        """The number of the queue of that name, also of one that was deleted; None: any queue."""
+        if not name:
+            return None
+        topology = self._state.topology
+        if name in topology.queues:
+            return topology.queues[name]
+        return next((number for number, (known, _) in topology.deleted.items() if known == name), -1)
+
+    def _fits(self, run: DeadRun, wanted: Filter, source: int | None) -> bool:
+        return (
+            (not wanted.reason or _word(run.reason) == wanted.reason)
+            and (source is None or run.queue == source)
+            and wanted.error in run.error
+            and wanted.since_us <= run.time_us
+            and (not wanted.until_us or run.time_us < wanted.until_us)
+        )
+
+    def _describe(self, run: DeadRun) -> dict[str, Any]:
+        source = self._state.queues.get(run.queue)
+        return {
+            "reason": _word(run.reason),
+            "queue": source.name if source is not None else None,
+            "attempts": run.attempts,
+            "error": run.error,
+            "dead_us": run.time_us,
+        }
+
+    # --- back to work
+
+    def redrive(self, ask: Redriving, *, dry_run: bool) -> None:
+        """Send dead letters back, as many as are in memory; the answer tells where to go on.
+
+        Raises:
+            RequestError: no such queue, or no room where they are to go.
+        """
+        if dry_run:
+            self._answer(ask, self._targets(ask), 0)
+        elif not self._move(ask):
+            self._waiting.append(ask)
+
+    def work(self) -> None:
+        """Go on with those that waited for messages to be read."""
+        waiting, self._waiting = self._waiting, []
+        for ask in waiting:
+            try:
+                if not self._move(ask):
+                    self._waiting.append(ask)
+            except RequestError as error:
+                self._journal.effects.append(Refusal(0, ask.connection, ask.request, error))
+
+    def forget(self, connection: int) -> None:
+        """A client is gone, and waits no more."""
+        self._waiting = [ask for ask in self._waiting if ask.connection != connection]
+
+    def _targets(self, ask: Redriving) -> Counter[str]:
+        """How many would go where."""
+        counts: Counter[str] = Counter()
+        dead, wanted = self._resolve(ask.queue, ask.wanted)
+        for part in self._selections(ask, dead, wanted) if dead is not None else ():
+            counts[part.target.name if part.target is not None else ""] += part.end - part.start
+        return counts
+
+    def _selections(self, ask: Redriving, dead: Queue, wanted: Filter) -> Iterator[_Selection]:
+        chosen = None
+        if ask.target:
+            chosen = self._state.queue_named(ask.target)
+            if chosen is None:
+                raise UnknownQueue(f"there is no queue {ask.target!r} to send dead letters to")
+        for start, end, run in self._matching(dead, ask.start, wanted):
+            target = chosen or self._state.queues.get(run.queue)
+            if target is not None and (target.deleted_until_us or target is dead):
+                target = None
+            yield _Selection(start, end, run, target)
+
+    def _move(self, ask: Redriving) -> bool:
+        """Send back what can be at once; whether that was answered, else it waits for messages to be read."""
+        dead, wanted = self._resolve(ask.queue, ask.wanted)
+        counts: Counter[str] = Counter()
+        left, following = min(ask.most, MOVED_MAX), 0
+        for part in list(self._selections(ask, dead, wanted)) if dead is not None else ():
+            assert dead is not None
+            if part.target is None:  # the queue that they came from is gone
+                counts[""] += part.end - part.start
+                continue
+            at = part.start
+            while at < part.end and left > 0:
+                moved = self._move_some(ask, dead, part, at, min(part.end - at, left))
+                if not moved:
+                    break
+                counts[part.target.name] += moved
+                at += moved
+                left -= moved
+            if at < part.end:
+                following = at
+                break
+        if following and left > 0 and not counts:
+            return False
+        self._answer(ask, counts, following)
+        return True
+
+    def _move_some(self, ask: Redriving, dead: Queue, part: _Selection, at: int, most: int) -> int:
+        """Send back messages of one batch; 0: it must be read first.
+
+        Raises:
+            QueueFull: there is no room for even one.
+        """
+        target, run = part.target, part.run
+        assert target is not None
+        stored = self._dispatcher.find(dead.id, DEFAULT_GROUP, DEFAULT_LANE, at)
+        if stored is None:
+            return 0
+        first = at - stored.sequence
+        count = min(most, stored.end - at)
+        room = self._room(target, count, stored.origin.lengths[first : first + count])
+        piece = Piece(first, first + room, stored.origin, first)
+        pieces = Pieces()
+        pieces.add(piece)
+        lane = run.lane if target.settings.mode is Mode.PRIORITY else DEFAULT_LANE
+        self._journal.record(
+            e.Redriven(
+                dead.id,
+                tuple(pieces.spans),
+                pieces.bytes,
+                run.attempts,
+                target.id,
+                lane,
+                target.next.get(lane, 1),
+                tuple(pieces.refs),
+                ask.connection,
+            )
+        )
+        self._deliveries.changed(target.id)
+        return room
+
+    def _room(self, target: Queue, count: int, lengths: Any) -> int:  # noqa: ANN401 - a memoryview or a tuple
+        """For how many of these messages a queue has room.
+
+        Raises:
+            QueueFull: for none.
+        """
+        settings = target.settings
+        if settings.overflow is Overflow.DROP_OLDEST or settings.overflow is Overflow.DEAD_LETTER:
+            return count
+        room, room_bytes = settings.max_length - target.length, settings.max_bytes - target.bytes
+        fitting = size = 0
+        for length in lengths[: max(0, room)]:
+            size += length
+            if size > room_bytes:
+                break
+            fitting += 1
+        if not fitting:
+            raise QueueFull(f"queue {target.name!r} has no room for the dead letter that is next: nothing was moved")
+        return fitting
+
+    def _answer(self, ask: Redriving, counts: Counter[str], following: int) -> None:
+        moved = {name: count for name, count in counts.items() if name}
+        result = {"count": sum(moved.values()), "next": following, "targets": moved, "homeless": counts[""]}
+        self._journal.effects.append(Answer(self._journal.next_offset, ask.connection, ask.request, result))
+
+
+def _word(reason: int) -> str:
+    return DeadReason(reason).name.lower().replace("_", "-")

@@ -1,0 +1,363 @@
+"""Publishes: what is stored, in which queues, and what happens when one of them has no room or takes no more for now.
+
+A publisher that has to wait is refused with QueueBlocked, and its connection is remembered, with what it wanted room
+for: its later batches for that queue are refused as well, so that they stay in order, until it is told Unblocked. So
+nothing of what waits is in the broker's memory, and other queues go on.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from vibemq import events as e
+from vibemq.batch import Batch
+from vibemq.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    QueueBlocked,
+    QueueFull,
+    SequenceTooOld,
+    Unroutable,
+)
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, Mode, Overflow
+from vibemq.projections.producers import Accepted
+from vibemq.projections.queue import Queue
+from vibemq.server.batch_cache import BatchCache
+from vibemq.server.deliveries import Deliveries
+from vibemq.server.effects import Confirmed, StoredBatch, Unblocked
+from vibemq.server.journal import Journal
+from vibemq.server.limits import Limits
+from vibemq.server.rates import Bucket
+
+HYSTERESIS_MAX = 100
+"""A full queue must have so much room, or a tenth of its length, before publishers hear of it: not for each message."""
+
+
+class Publish(NamedTuple):
+    """One batch from a connection, as the protocol has it. With `to_topic` the `name` is a topic, else a queue's."""
+
+    connection: int
+    request: int
+    name: str
+    sequence: int
+    batch: Batch
+    oldest: int = 0
+    to_topic: bool = False
+
+
+class _Wanted(NamedTuple):
+    """What a blocked connection wants room for."""
+
+    to_topic: bool
+    messages: int
+    bytes: int
+
+
+class Publisher:
+    """What publishing knows of a connection: its producer's number, its rate, and what it waits for."""
+
+    __slots__ = ("blocked", "bucket", "producer")
+
+    def __init__(self, producer: int, bucket: Bucket | None) -> None:
+        """Begin with nothing blocked."""
+        self.producer = producer
+        self.bucket = bucket
+        self.blocked: dict[str, _Wanted] = {}
+        """By name of queue or topic."""
+
+
+class Publishing:
+    """Stores what is published."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        cache: BatchCache,
+        deliveries: Deliveries,
+        limits: Limits,
+        queue_or_new: Callable[[str, int], Queue],
+        unroutable: str,
+    ) -> None:
+        """`queue_or_new` finds or creates the queue of that name; `unroutable` is the one for what nobody wants."""
+        self._journal = journal
+        self._state = journal.state
+        self._cache = cache
+        self._deliveries = deliveries
+        self._limits = limits
+        self._queue_or_new = queue_or_new
+        self._unroutable = unroutable
+        self._publishers: dict[int, Publisher] = {}
+        self._blocked: dict[int, None] = {}  # connections that wait for something, in order
+        self._buckets: dict[int, Bucket] = {}  # by queue
+
+    # --- coming and going
+
+    def connect(self, connection: int, producer: int) -> None:
+        """A client is there."""
+        rate = self._limits.publish_rate_per_connection
+        self._publishers[connection] = Publisher(producer, Bucket(rate, self._journal.now_us) if rate else None)
+
+    def disconnect(self, connection: int) -> None:
+        """A client is gone."""
+        del self._publishers[connection]
+        self._blocked.pop(connection, None)
+
+    @property
+    def producers(self) -> set[int]:
+        """The numbers of the producers that are connected."""
+        return {publisher.producer for publisher in self._publishers.values()}
+
+    # --- publishing
+
+    def publish(self, publish: Publish) -> None:
+        """Store a batch, unless its producer has had it stored before.
+
+        Raises:
+            RequestError: a limit, a full queue, no queue, or a sequence that is not remembered any more.
+        """
+        publisher = self._publishers[publish.connection]
+        if publish.sequence and publisher.producer and self._confirm_duplicate(publisher, publish):
+            return
+        self._check_limits(publish.batch)
+        if publish.name in publisher.blocked:
+            raise QueueBlocked(f"{publish.name!r} is blocked: wait until it is unblocked, then send again, in order")
+        if publisher.bucket is not None:
+            self._check_rate(publisher, publish, publisher.bucket, "this connection")
+        if publish.to_topic:
+            self._route(publisher, publish)
+        else:
+            self._store(publisher, publish)
+        if publisher.bucket is not None:
+            publisher.bucket.take(publish.batch.count, self._journal.now_us)
+
+    def has_stored(self, connection: int, sequence: int) -> bool:
+        """Whether a batch with this sequence of the connection's producer is known to be stored: it needs no room."""
+        known = self._state.producers.known.get(self._publishers[connection].producer)
+        return known is not None and known.find(sequence) is not None
+
+    def _confirm_duplicate(self, publisher: Publisher, publish: Publish) -> bool:
+        known = self._state.producers.known.get(publisher.producer)
+        sequence, batch = publish.sequence, publish.batch
+        if known is None or sequence > known.highest:
+            return False
+        found = known.find(sequence)
+        if found is not None and found.messages == batch.count:
+            self._confirm(publish, found, duplicate=True)
+            return True
+        if found is not None:
+            raise InvalidRequest(f"sequence {sequence} was used before, for a batch of {found.messages} messages")
+        if sequence < known.remembered_from:
+            raise SequenceTooOld(f"sequence {sequence} is below {known.remembered_from}, the oldest that is remembered")
+        return False
+
+    def _confirm(self, publish: Publish, stored: Accepted, *, duplicate: bool) -> None:
+        _, _, offset, sequence, dropped = stored
+        self._journal.effects.append(
+            Confirmed(offset + 1, publish.connection, publish.request, offset, sequence, duplicate, dropped)
+        )
+
+    def _check_limits(self, batch: Batch) -> None:
+        limits = self._limits
+        if batch.count > limits.batch_messages:
+            raise LimitExceeded(f"a batch of {batch.count} messages is above the limit of {limits.batch_messages}")
+        if batch.record_bytes > limits.message_bytes and max(batch.lengths) > limits.message_bytes:
+            raise LimitExceeded(f"a message of {max(batch.lengths)} bytes is above the limit of {limits.message_bytes}")
+
+    def _store(self, publisher: Publisher, publish: Publish) -> None:
+        queue = self._state.queue_named(publish.name) or self._queue_or_new(publish.name, publish.connection)
+        batch = _front(publish.batch, self._admit(publisher, publish, queue))
+        count, size = (batch.count, batch.record_bytes) if batch is not None else (0, 0)
+        lane = publish.batch.priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE
+        first = queue.next.get(lane, 1)
+        producer, sequence, dropped = publisher.producer, publish.sequence, publish.batch.count - count
+        event = e.Published(
+            queue.id,
+            lane,
+            first,
+            count,
+            size,
+            producer if sequence else 0,
+            sequence,
+            publish.connection,
+            publish.oldest,
+            dropped,
+            batch is not None and batch.ttl_ms > 0,
+        )
+        offset = self._journal.record(event, (batch.data,) if batch is not None else ())
+        if batch is not None:
+            self._keep(queue, lane, first, offset, batch)
+        self._confirm(publish, Accepted(sequence, count + dropped, offset, first, dropped), duplicate=False)
+
+    def _keep(self, queue: Queue, lane: int, first: int, offset: int, batch: Batch) -> None:
+        """Keep a new batch in memory, if its turn is likely to come before it would have to go."""
+        unacked = queue.groups[DEFAULT_GROUP].unacked_bytes if DEFAULT_GROUP in queue.groups else 0
+        # A queue with a long backlog hands out old messages: its new ones would leave the cache before their turn.
+        if self._cache.bytes_of(queue.id) - unacked < self._cache.bytes_max // 2:
+            now_us = self._journal.now_us
+            self._cache.add(StoredBatch(queue.id, lane, first, offset, 0, offset, now_us, now_us, batch))
+        self._deliveries.changed(queue.id)
+
+    # --- topics
+
+    def _route(self, publisher: Publisher, publish: Publish) -> None:
+        """Store a batch once, for every queue that is bound to its topic."""
+        batch = publish.batch
+        queues, unroutable = list(self._bound_to(publish.name)), False
+        if not queues:
+            if not self._unroutable:
+                raise Unroutable(f"no queue is bound to topic {publish.name!r}: nothing was stored")
+            queues, unroutable = [self._queue_or_new(self._unroutable, 0)], True
+        # Room in all of them, or none gets it; but a queue that drops the newest goes without.
+        takers = [queue for queue in queues if self._admit(publisher, publish, queue) == batch.count]
+        targets = []
+        for queue in takers:
+            lane = batch.priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE
+            targets.append((queue.id, lane, queue.next.get(lane, 1)))
+        event = e.Routed(
+            publish.name,
+            tuple(targets),
+            batch.count,
+            batch.record_bytes,
+            publisher.producer if publish.sequence else 0,
+            publish.sequence,
+            publish.connection,
+            publish.oldest,
+            batch.ttl_ms > 0,
+            unroutable,
+        )
+        offset = self._journal.record(event, (batch.data,))
+        for queue, (_, lane, first) in zip(takers, targets, strict=True):
+            self._keep(queue, lane, first, offset, batch)
+        dropped = 0 if takers else batch.count
+        self._confirm(publish, Accepted(publish.sequence, batch.count, offset, 0, dropped), duplicate=False)
+
+    def _bound_to(self, topic: str) -> Iterator[Queue]:
+        for number in self._state.bindings.match(topic):
+            queue = self._state.queues[number]
+            if not queue.deleted_until_us:
+                yield queue
+
+    # --- room and rates
+
+    def _admit(self, publisher: Publisher, publish: Publish, queue: Queue) -> int:
+        """How many messages of a batch a queue takes: all of them, unless it drops the newest.
+
+        Raises:
+            QueueFull: none, as it has no room.
+            QueueBlocked: none for now.
+        """
+        settings, batch = queue.settings, publish.batch
+        if settings.publish_rate:
+            self._check_rate(publisher, publish, self._bucket(queue), f"queue {queue.name!r}")
+        if settings.overflow is Overflow.DROP_OLDEST or settings.overflow is Overflow.DEAD_LETTER:
+            taken = batch.count
+        else:
+            taken = self._fitting(queue, batch)
+            if taken < batch.count and settings.overflow is not Overflow.DROP_NEWEST:
+                self._refuse(publisher, publish, queue)
+        if settings.publish_rate:
+            self._bucket(queue).take(taken, self._journal.now_us)
+        return taken
+
+    def _fitting(self, queue: Queue, batch: Batch) -> int:
+        """How many messages from the front of a batch a queue has room for."""
+        settings = queue.settings
+        room, room_bytes = settings.max_length - queue.length, settings.max_bytes - queue.bytes
+        if batch.count <= room and batch.record_bytes <= room_bytes:
+            return batch.count
+        count = size = 0
+        for length in batch.lengths[: max(0, min(room, batch.count))]:
+            size += length
+            if size > room_bytes:
+                break
+            count += 1
+        return count
+
+    def _refuse(self, publisher: Publisher, publish: Publish, queue: Queue) -> None:
+        settings, batch = queue.settings, publish.batch
+        can_fit = batch.count <= settings.max_length and batch.record_bytes <= settings.max_bytes
+        if settings.overflow is Overflow.BLOCK and can_fit:
+            self._block(publisher, publish, f"queue {queue.name!r} is full")
+        if queue.length + batch.count > settings.max_length:
+            raise QueueFull(
+                f"queue {queue.name!r} holds {queue.length} messages and cannot take {batch.count} more: "
+                f"its max_length is {settings.max_length}"
+            )
+        raise QueueFull(
+            f"queue {queue.name!r} holds {queue.bytes} bytes and cannot take {batch.record_bytes} more: "
+            f"its max_bytes is {settings.max_bytes}"
+        )
+
+    def _bucket(self, queue: Queue) -> Bucket:
+        bucket = self._buckets.get(queue.id)
+        if bucket is None:
+            bucket = self._buckets[queue.id] = Bucket(queue.settings.publish_rate, self._journal.now_us)
+        bucket.rate = queue.settings.publish_rate
+        return bucket
+
+    def _check_rate(self, publisher: Publisher, publish: Publish, bucket: Bucket, whose: str) -> None:
+        if not bucket.available(self._journal.now_us):
+            self._block(publisher, publish, f"the rate of {whose}, {bucket.rate} messages a second, is reached")
+
+    def _block(self, publisher: Publisher, publish: Publish, why: str) -> None:
+        """Remember that a connection waits, and refuse its batch."""
+        publisher.blocked[publish.name] = _Wanted(publish.to_topic, publish.batch.count, publish.batch.record_bytes)
+        self._blocked[publish.connection] = None
+        raise QueueBlocked(f"{why}: wait until {publish.name!r} is unblocked, then send again, in order")
+
+    def unblock(self) -> None:
+        """Tell those who wait for a queue that takes some again."""
+        for connection in list(self._blocked):
+            publisher = self._publishers[connection]
+            for name, wanted in list(publisher.blocked.items()):
+                if self._is_free(publisher, name, wanted):
+                    del publisher.blocked[name]
+                    self._journal.effects.append(Unblocked(0, connection, name))
+            if not publisher.blocked:
+                del self._blocked[connection]
+
+    def _is_free(self, publisher: Publisher, name: str, wanted: _Wanted) -> bool:
+        now_us = self._journal.now_us
+        if publisher.bucket is not None and not publisher.bucket.available(now_us):
+            return False
+        return all(self._takes(queue, wanted) for queue in self._concerned(name, wanted))
+
+    def _concerned(self, name: str, wanted: _Wanted) -> Sequence[Queue]:
+        if wanted.to_topic:
+            return list(self._bound_to(name))
+        queue = self._state.queue_named(name)
+        return [queue] if queue is not None else []
+
+    def _takes(self, queue: Queue, wanted: _Wanted) -> bool:
+        settings = queue.settings
+        if settings.publish_rate and not self._bucket(queue).available(self._journal.now_us):
+            return False
+        if settings.overflow is not Overflow.BLOCK:
+            return True
+        if wanted.messages > settings.max_length or wanted.bytes > settings.max_bytes:
+            return True  # it never will: the publisher is to hear that
+        room = max(wanted.messages, min(settings.max_length // 10, HYSTERESIS_MAX))
+        return queue.length + room <= settings.max_length and queue.bytes + wanted.bytes <= settings.max_bytes
+
+    def next_due_us(self) -> int | None:
+        """When somebody may be told that a rate allows more."""
+        times = []
+        now_us = self._journal.now_us
+        for connection in self._blocked:
+            publisher = self._publishers[connection]
+            buckets = [publisher.bucket] if publisher.bucket is not None else []
+            for name, wanted in publisher.blocked.items():
+                queues = self._concerned(name, wanted)
+                buckets += [self._bucket(queue) for queue in queues if queue.settings.publish_rate]
+            times += [due_us for bucket in buckets if (due_us := bucket.due_us(now_us)) > now_us]
+        return min(times, default=None)
+
+    def queue_gone(self, queue: int) -> None:
+        """A queue is not there any more."""
+        self._buckets.pop(queue, None)
+
+
+def _front(batch: Batch, count: int) -> Batch | None:
+    """The first messages of a batch, or None for none."""
+    if count == batch.count:
+        return batch
+    return Batch(b"".join(batch.cut(0, count))) if count else None
