@@ -48,12 +48,14 @@ SYS_VALUES: Final = names("byteorder maxsize intern getsizeof version_info")
 
 # The broker and the parts it is made of: all of them decide and none of them acts. A new part is named here.
 BROKER: Final = (
-    "server.broker.* server.batch_cache server.deliveries server.dispatch server.effects server.journal server.limits"
-    " server.queue_settings server.subscription"
+    "server.broker.* server.batch_cache server.dead_lettering server.dead_letters server.deliveries server.dispatch"
+    " server.effects server.groups server.journal server.key_order server.limits server.peeking server.publishing"
+    " server.queue_settings server.queues server.rates server.removal server.subscription"
 )
-BELOW_SERVER: Final = "errors batch durations events log.* projections.* protocol.*"
+BELOW_BROKER: Final = "errors batch declaration events projections.*"
+BELOW_SERVER: Final = "errors batch declaration durations events log.* projections.* protocol.*"
 FACADES: Final = (
-    "vibemq errors batch events client log log.writer projections"
+    "vibemq errors batch declaration events client log log.writer projections"
     " history.* server server.logging_format server.runtime server.serve server.settings"
 )
 
@@ -82,20 +84,21 @@ TABLE: Final = (
     Row("errors",        "",                                                VALUES),
     Row("batch",         "errors",                                          VALUES,  "msgspec"),
     Row("durations",     "errors",                                          VALUES),
-    Row("events",        "errors batch",                                    VALUES,  "msgspec"),
+    Row("declaration",   "",                                                VALUES,  "msgspec"),
+    Row("events",        "errors batch declaration",                        VALUES,  "msgspec"),
 
     Row("log.frame",     "errors batch events",                             VALUES,  "msgspec xxhash"),
     Row("log.disk",      "errors",                                          FILES),
     Row("log.index",     "errors batch events log.*",                       CHILD,   "lmdb msgspec xxhash"),
     Row("log.*",         "errors batch events log.*",                       THREADS, "msgspec xxhash"),
 
-    Row("projections.*", "errors batch events projections.*",               VALUES,  "msgspec xxhash sortedcontainers"),
+    Row("projections.*", "errors batch declaration events projections.*",   VALUES,  "msgspec xxhash sortedcontainers"),
     Row("history.*",     "errors batch events log.* projections.* history.*", VALUES | {"pathlib"}, "msgspec"),
     Row("protocol.*",    "errors batch protocol.*",                         VALUES,  "msgspec xxhash"),
 
-    *(Row(part,          f"errors batch events projections.* {BROKER}", VALUES, "msgspec") for part in BROKER.split()),
+    *(Row(part,          f"{BELOW_BROKER} {BROKER}", VALUES, "msgspec") for part in BROKER.split()),
     Row("server.commands", f"errors batch protocol.* {BROKER}",             VALUES),
-    Row("server.conversation", f"errors batch protocol.* server.commands {BROKER}", VALUES),
+    Row("server.conversation", f"errors batch protocol.* server.commands {BROKER}", VALUES, "msgspec"),
     Row("server.*",      f"{BELOW_SERVER} server.*",                        ALL,     "msgspec uvloop xxhash"),
 
     Row("client.*",      "errors batch durations protocol.* client.*",      ALL,     "msgspec"),
