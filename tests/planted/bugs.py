@@ -17,10 +17,11 @@ from vibemq.log.log import Group, Log
 from vibemq.log.recovery import Recoverer, Tail
 from vibemq.log.space import Space
 from vibemq.log.writer import Writer
+from vibemq.projections.group import Group as QueueGroup
+from vibemq.projections.group import Lane
 from vibemq.projections.intervals import IntervalSet
 from vibemq.projections.producers import Producers
-from vibemq.projections.queue import Group as QueueGroup
-from vibemq.projections.queue import Lane, Queue
+from vibemq.projections.queue import Queue
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.subscription import Piece, Subscription
 
@@ -182,7 +183,7 @@ def purge_takes_what_consumers_hold(patch: Patch) -> None:
     def everything(queue: Queue, event: e.QueuePurged) -> None:
         purged(queue, event)
         group = queue.groups[e.DEFAULT_GROUP]
-        queue.length -= group.unacked
+        group.unacked = 0
 
     patch.setattr(Queue, "purged", everything)
 
@@ -192,8 +193,8 @@ def digest_ignores_a_field(patch: Patch) -> None:
     snapshot = QueueGroup.snapshot
 
     def shorter(group: QueueGroup) -> list[Any]:
-        lanes, *rest = snapshot(group)
-        return [[[*lane[:4], []] for lane in lanes], *rest]
+        *first, lanes, held, waiting, size = snapshot(group)
+        return [*first, [[*lane[:5], [], []] for lane in lanes], held, waiting, size]
 
     patch.setattr(QueueGroup, "snapshot", shorter)
 
@@ -244,7 +245,7 @@ def redelivered_not_set_after_a_kill(patch: Patch) -> None:
     """A restart forgets that anything was sent before."""
     leave_all = QueueGroup.leave_all
 
-    def always_clean(group: QueueGroup, *, clean: bool, next_sequences: dict[int, int]) -> None:  # noqa: ARG001
-        leave_all(group, clean=True, next_sequences=next_sequences)
+    def always_clean(group: QueueGroup, time_us: int, *, clean: bool, next_sequences: dict[int, int]) -> None:  # noqa: ARG001
+        leave_all(group, time_us, clean=True, next_sequences=next_sequences)
 
     patch.setattr(QueueGroup, "leave_all", always_clean)

@@ -112,12 +112,13 @@ def _is_there(state: Projector, queue: int, number: int) -> bool:
 
 
 def check_queue(queue: Queue) -> None:
-    """The counts of a queue agree with each other."""
+    """The counts of a queue agree with what it keeps."""
     group = queue.groups[DEFAULT_GROUP]
     ready = sum(queue.next[number] - lane.cursor + lane.returned.total for number, lane in group.lanes.items())
-    counts = (queue.length, ready, queue.unacked, queue.waiting)
-    if queue.length != ready + queue.unacked + queue.waiting or min(counts) < 0:
-        raise Violation("queue {}: {} messages, but {} ready, {} unacked, {} waiting".format(queue.name, *counts))
+    held = sum(numbers.total for lanes in group.held.values() for numbers in lanes.values())
+    counts = (queue.length, ready, held, queue.waiting)
+    if queue.length != ready + held + queue.waiting or min(counts) < 0:
+        raise Violation("queue {}: {} messages, but {} ready, {} held, {} waiting".format(queue.name, *counts))
     if not 0 <= group.unacked_bytes <= queue.bytes or (queue.length == 0 and queue.bytes):
         raise Violation(f"queue {queue.name}: {queue.bytes} bytes, of which {group.unacked_bytes} unacked")
 

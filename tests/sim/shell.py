@@ -14,7 +14,7 @@ from tests.sim.disk import SimulatedDisk
 from tests.sim.invariants import Watch
 from tests.sim.network import Wire
 from vibemq.errors import BeyondLog, DiskFull, HeartbeatMissed, WriteFailed
-from vibemq.events import Published, QueueSettings, SegmentSealed, encode
+from vibemq.events import Published, Routed, SegmentSealed, encode
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import HEADER_BYTES
 from vibemq.log.index import MemoryIndex
@@ -29,6 +29,7 @@ from vibemq.server.clock import BrokerClock
 from vibemq.server.conversation import Conversation
 from vibemq.server.limits import Limits
 from vibemq.server.outbox import Outbox
+from vibemq.server.queue_settings import QueueDefaults
 from vibemq.server.storage import Storage
 
 SEGMENT_BYTES = 8192
@@ -99,12 +100,12 @@ class Shell:
             self.state.audit.last_us,
         )
         self.limits = Limits(cache_bytes=around.random.choice((300, 3000, 3000, 1 << 20, 1 << 20)), producers=100)
-        self.broker = Broker(self.state, self.limits, QueueSettings(), auto_create=False)
+        self.broker = Broker(self.state, self.limits, QueueDefaults(), auto_create=False)
         self.journal = self.broker.journal
         self.wires: dict[int, Wire] = {}
         self.waiting = Outbox()
-        self.loads: list[f.Load] = []
-        self.deferred: list[f.Load] = []
+        self.loads: list[f.Reading] = []
+        self.deferred: list[f.Reading] = []
         self.group: Group | None = None
         self.group_written = False
         self.spent_bytes: int | None = None
@@ -140,14 +141,14 @@ class Shell:
             for record in records:
                 self.storage.append(record)
                 watch.happened(record.event, record.time_us, now_us, self.state)
-                if self.spent_bytes is not None and not isinstance(record.event, Published):
+                if self.spent_bytes is not None and not isinstance(record.event, Published | Routed):
                     self.spent_bytes += HEADER_BYTES + len(encode(record.event))
             records.clear()
 
     def end_turn(self) -> None:
         """Hand out what is ready, and let go what waits for nothing."""
         self.begin()
-        self.broker.deliveries.dispatch()
+        self.broker.end_turn()
         self.append()
         journal = self.journal
         effects, journal.effects = journal.effects, []
@@ -277,15 +278,25 @@ class Shell:
     def load(self) -> None:
         """Read what the broker asked for."""
         if self.loads:
-            load = self.loads.pop(self.around.random.randrange(len(self.loads)))
+            reading = self.loads.pop(self.around.random.randrange(len(self.loads)))
             try:
-                batches = self.storage.load(load)
+                answer = self._read(reading)
             except BeyondLog:
-                self.deferred.append(load)
+                self.deferred.append(reading)
                 return
-            self.around.counts["loads"] += 1
             self.begin()
-            self.broker.loaded(load.queue, batches)
+            answer()
+            self.append()
+
+    def _read(self, reading: f.Reading) -> Callable[[], None]:
+        """Read what was asked for; how to tell the broker."""
+        if isinstance(reading, f.Find):
+            sequence = self.storage.find(reading)
+            self.around.counts["times looked up"] += 1
+            return lambda: self.broker.found(reading, sequence)
+        batches = self.storage.load(reading)
+        self.around.counts["loads"] += 1
+        return lambda: self.broker.loaded(reading, batches)
 
     def seal(self) -> None:
         """Seal the segments that are full."""

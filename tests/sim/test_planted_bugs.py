@@ -14,8 +14,8 @@ from vibemq.log import frame
 from vibemq.log.log import Group, Log
 from vibemq.log.recovery import Recoverer
 from vibemq.projections.dead_letter import DeadLetters
+from vibemq.projections.group import Group as QueueGroup
 from vibemq.projections.projector import Projector
-from vibemq.projections.queue import Group as QueueGroup
 from vibemq.projections.queue import Queue
 from vibemq.protocol.frames import HEAD_BYTES, FrameReader
 from vibemq.protocol.json_lines import LineReader
@@ -23,6 +23,7 @@ from vibemq.server.broker import Broker
 from vibemq.server.checkpointer import Capture
 from vibemq.server.clock import BrokerClock
 from vibemq.server.deliveries import Deliveries
+from vibemq.server.publishing import Publishing
 
 SEEDS = 200
 
@@ -67,8 +68,8 @@ def acks_confirmed_before_the_sync(patch: pytest.MonkeyPatch) -> None:
 def redelivered_not_marked_after_a_crash(patch: pytest.MonkeyPatch) -> None:
     leave_all = QueueGroup.leave_all
 
-    def always_clean(group: QueueGroup, *, clean: bool, next_sequences: dict[int, int]) -> None:  # noqa: ARG001
-        leave_all(group, clean=True, next_sequences=next_sequences)
+    def always_clean(group: QueueGroup, time_us: int, *, clean: bool, next_sequences: dict[int, int]) -> None:  # noqa: ARG001
+        leave_all(group, time_us, clean=True, next_sequences=next_sequences)
 
     patch.setattr(QueueGroup, "leave_all", always_clean)
 
@@ -89,7 +90,7 @@ def torn_tail_kept(patch: pytest.MonkeyPatch) -> None:
 
 
 def producers_forgotten(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Broker, "_confirm_duplicate", lambda *_: False)
+    patch.setattr(Publishing, "_confirm_duplicate", lambda *_: False)
 
 
 def state_that_no_log_holds(patch: pytest.MonkeyPatch) -> None:
@@ -230,13 +231,13 @@ def leases_never_end(patch: pytest.MonkeyPatch) -> None:
 
 def settled_messages_miscounted(patch: pytest.MonkeyPatch) -> None:
     """Of an ack of several messages one stays in the queue's length."""
-    settle = Queue._settle
+    take_back = QueueGroup.take_back
 
-    def short(queue: Queue, number: int, subscription: int, spans: e.Spans, size: int) -> None:
-        settle(queue, number, subscription, spans, size)
-        queue.length += sum(end - start for _, start, end in spans) > 1
+    def short(group: QueueGroup, subscription: int, spans: e.Spans) -> None:
+        take_back(group, subscription, spans)
+        group.unacked += sum(end - start for _, start, end in spans) > 1
 
-    patch.setattr(Queue, "_settle", short)
+    patch.setattr(QueueGroup, "take_back", short)
 
 
 def deleted_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
