@@ -1,14 +1,28 @@
 """IntervalSet against a plain set of integers."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vibemq.projections import intervals as module
 from vibemq.projections.intervals import IntervalSet
 
-RANGES = st.tuples(st.integers(0, 60), st.integers(1, 20)).map(lambda pair: (pair[0], pair[0] + pair[1]))
-STEPS = st.lists(st.tuples(st.booleans(), RANGES), max_size=30)
+
+@pytest.fixture(autouse=True, params=[4, module.BLOCK_MAX], scope="module")
+def block_max(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything holds for sets of many small blocks, and for those of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK_MAX", request.param)
+        yield
+
+
+RANGES = st.tuples(st.integers(0, 60), st.integers(1, 20) | st.integers(1, 3)).map(
+    lambda pair: (pair[0], pair[0] + pair[1])
+)
+STEPS = st.lists(st.tuples(st.booleans(), RANGES), max_size=60)
 
 
 def built(steps: list[tuple[bool, tuple[int, int]]]) -> tuple[IntervalSet, set[int]]:
@@ -56,13 +70,6 @@ def test_questions_are_answered_as_by_a_set(steps: list[tuple[bool, tuple[int, i
     assert intervals.covers(start, end) == (wanted <= numbers)
     if numbers:
         assert intervals.first == min(numbers)
-
-
-@given(STEPS, st.integers(0, 90))
-def test_the_lowest_are_the_lowest(steps: list[tuple[bool, tuple[int, int]]], count: int) -> None:
-    intervals, numbers = built(steps)
-    assert spelled_out(intervals.lowest(count)) == sorted(numbers)[:count]
-    assert all(start < end for start, end in intervals.lowest(count))
 
 
 @given(STEPS)

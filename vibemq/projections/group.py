@@ -161,7 +161,10 @@ class Group:
 
     def ready(self, next_sequences: dict[int, int]) -> int:
         """Messages that a consumer could get now, in lanes that end at these sequences."""
-        return sum(next_sequences[number] - lane.cursor + lane.returned.total for number, lane in self.lanes.items())
+        count = 0
+        for number, lane in self.lanes.items():
+            count += next_sequences[number] - lane.cursor + lane.returned.total
+        return count
 
     def length(self, next_sequences: dict[int, int]) -> int:
         """Messages that this group has not settled."""

@@ -64,8 +64,9 @@ class Queue:
     @property
     def behind(self) -> Group | None:
         """The group that has the most before it; None where there is none."""
-        if DEFAULT_GROUP in self.groups:
-            return self.groups[DEFAULT_GROUP]
+        only = self.groups.get(DEFAULT_GROUP)
+        if only is not None:
+            return only
         return max(self.groups.values(), key=lambda group: group.length(self.next), default=None)
 
     @property

@@ -217,12 +217,12 @@ class Deliveries:
         for group in list(queue.groups.values()):
             if (queue.id, group.id) in self._dispatcher.loading or not group.ready(queue.next):
                 continue
-            if due_us := self._removal.expire(queue, group):
+            if (queue.timed or queue.settings.ttl_ms) and (due_us := self._removal.expire(queue, group)):
                 self._look_again(queue.id, due_us)
             takers = consumers.get(group.id)
             if takers is not None:
                 self._hand_out(queue, group, takers)
-            if self._removal.trim(queue, group):
+            if self._removal.may_trim(queue) and self._removal.trim(queue, group):
                 self._changed[queue.id] = None
 
     def _hand_out(self, queue: Queue, group: Group, consumers: Consumers) -> None:

@@ -6,7 +6,7 @@ consumer without credit is passed over, so it holds up nobody. Lanes of higher p
 
 from collections.abc import Iterable, Iterator
 from itertools import accumulate
-from typing import NamedTuple
+from typing import TypeAlias
 
 from vibemq.events import Delivered, Mode, Span
 from vibemq.projections.group import Group, Lane
@@ -64,13 +64,8 @@ class Consumers:
         self.turn = self.subscriptions.index(subscription) + 1
 
 
-class _Parcel(NamedTuple):
-    """What one subscription is given in one go: spans of messages, with the bytes of their records."""
-
-    spans: list[Span]
-    bytes: int
-    weight: int
-    """The bytes, with small pieces counted as more."""
+_Parcel: TypeAlias = tuple[list[Span], int, int]
+"""What one subscription is given in one go: spans, the bytes of their records, and those with small pieces as more."""
 
 
 class Dispatcher:
@@ -104,7 +99,7 @@ class Dispatcher:
                     served.append(taker)
                     consumers.served(taker)
                 if place in self.loading or given >= ready:
-                    break
+                    return served
             if not given:  # what comes next is too old, parked behind its key, or to be read first
                 break
             takers = self._ready_to_take(takers)
@@ -140,18 +135,18 @@ class Dispatcher:
         lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000 if keeps else 0
         first = taker.next_delivery
         if consumers.key_order is not None:
-            parcel = self._pick_by_key(queue, group, consumers, taker, count, lease_until_us)
+            spans, size, weight = self._pick_by_key(queue, group, consumers, taker, count, lease_until_us)
         else:
             lanes, count = self._lanes(queue, group, consumers, count)
-            parcel = self._pick(queue, group, consumers, taker, count, lease_until_us, lanes)
-        if not parcel.spans:
+            spans, size, weight = self._pick(queue, group, consumers, taker, count, lease_until_us, lanes)
+        if not spans:
             return 0
         given = taker.next_delivery - first
-        weight = max(parcel.weight, given * (TURN_BYTES_MAX // taker.turn_messages_max))
+        weight = max(weight, given * (TURN_BYTES_MAX // taker.turn_messages_max))
         self.sent[taker.id] = self.sent.get(taker.id, 0) + weight
         if consumers.deliver_rate is not None:
             consumers.deliver_rate.take(given, self._journal.now_us)
-        self._journal.record(Delivered(queue.id, group.id, taker.id, tuple(parcel.spans), parcel.bytes, lease_until_us))
+        self._journal.record(Delivered(queue.id, group.id, taker.id, tuple(spans), size, lease_until_us))
         return given
 
     def _lanes(
@@ -186,13 +181,13 @@ class Dispatcher:
         """Send up to `count` messages of these lanes, oldest first."""
         spans: list[Span] = []
         size = weight = 0
-        effects, now_us = self._journal.effects, self._journal.now_us
+        effects, now_us, find = self._journal.effects, self._journal.now_us, self._cache.find
         is_timed = queue.timed or queue.settings.ttl_ms
         for number, lane in lanes:
             for start, end in ready_spans(lane, queue.next[number], count):
                 at = start
                 while at < end and taker.has_credit and weight < TURN_BYTES_MAX:
-                    stored = self.find(queue.id, group.id, number, at)
+                    stored = find(queue.id, number, at) or self.find(queue.id, group.id, number, at)
                     if stored is None:
                         break
                     if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
@@ -208,10 +203,10 @@ class Dispatcher:
                     append_span(spans, (number, start, at))
                     count -= at - start
                 if at < end:
-                    return _Parcel(spans, size, weight)
+                    return spans, size, weight
             if count <= 0:
                 break
-        return _Parcel(spans, size, weight)
+        return spans, size, weight
 
     def _pick_by_key(
         self,
@@ -247,7 +242,7 @@ class Dispatcher:
             weight += max(sent, (len(effects) - pieces) * PIECE_BYTES // 8)
             append_span(spans, (number, sequence, sequence + 1))
             count -= 1
-        return _Parcel(spans, size, weight)
+        return spans, size, weight
 
     def _send(
         self,
@@ -285,11 +280,12 @@ class Dispatcher:
 
 
 def ready_spans(lane: Lane, next_sequence: int, count: int) -> Iterator[tuple[int, int]]:
-    """Up to `count` ready messages of a lane as intervals, oldest first."""
-    if lane.returned:
-        for start, end in lane.returned.lowest(count):
-            yield start, end
-            count -= end - start
+    """Up to `count` ready messages of a lane as intervals, oldest first. The lane must not change on the way."""
+    for start, end in lane.returned:
+        if count <= 0:
+            return
+        yield start, min(end, start + count)
+        count -= end - start
     if count > 0 and lane.cursor < next_sequence:
         yield lane.cursor, min(next_sequence, lane.cursor + count)
 

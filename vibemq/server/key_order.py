@@ -104,11 +104,11 @@ class KeyOrder:
         return self._scanned - start
 
     def _look(self, unknown: IntervalSet, find: Find, *, waiting: bool) -> bool:
-        ((start, end),) = unknown.lowest(SCAN_MAX)[:1]
+        start, end = next(iter(unknown))
         stored = find(start)
         if stored is None:
             return False
-        end = min(end, stored.end)
+        end = min(end, stored.end, start + SCAN_MAX)
         unknown.remove(start, end)
         self._meet(stored, start, end, waiting=waiting)
         return True

@@ -11,6 +11,7 @@ from vibemq.server.dispatch import Dispatcher, ready_spans
 from vibemq.server.journal import Journal
 from vibemq.server.subscription import Piece
 
+_TRIMMING = frozenset({Overflow.DROP_OLDEST, Overflow.DEAD_LETTER})
 PIECES_MAX = 256
 """Pieces removed in one turn: each is about 10 us of work."""
 
@@ -29,8 +30,6 @@ class Removal:
     def expire(self, queue: Queue, group: Group) -> int:
         """Remove what is too old from the head of each lane. When to look again: 0: there is nothing to wait for."""
         ttl_ms = queue.settings.ttl_ms
-        if not ttl_ms and not queue.timed:
-            return 0
         due_us = 0
         for number, lane in list(group.lanes.items()):
             old: list[Piece] = []
@@ -49,6 +48,11 @@ class Removal:
         return due_us
 
     # --- no room
+
+    def may_trim(self, queue: Queue) -> bool:
+        """Whether a queue is one that removes what is too much."""
+        settings = queue.settings
+        return settings.overflow in _TRIMMING or settings.group_max_lag > 0 or queue.id in self._journal.state.dead
 
     def trim(self, queue: Queue, group: Group) -> bool:
         """Remove the oldest of what is too much. Whether more of it is left, that can be removed at once."""
@@ -75,7 +79,7 @@ class Removal:
         settings = queue.settings
         limits: list[int] = []
         over_bytes = 0
-        if settings.overflow in {Overflow.DROP_OLDEST, Overflow.DEAD_LETTER} or queue.id in self._journal.state.dead:
+        if settings.overflow in _TRIMMING or queue.id in self._journal.state.dead:
             limits.append(settings.max_length)
             over_bytes = queue.bytes - settings.max_bytes
         if settings.group_max_lag and group.id != DEFAULT_GROUP:
