@@ -2,7 +2,7 @@
 
 The golden files hold the facts of one event of each kind and version, as they stand in logs of users. A new kind or
 version gets a new file, by `python -m tests.test_events`, which writes what is missing; none is ever changed or
-removed.
+removed. Where fields were added at the end of a kind, `earlier/` holds the facts as they were written without them.
 """
 
 import enum
@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vibemq import events as e
+from vibemq.declaration import Backoff, Mode, Overflow, QueueSettings
 from vibemq.errors import FormatUnsupported
 
 GOLDEN = Path(__file__).parent / "golden" / "events"
 SPANS = ((0, 1, 4), (0, 70_000, 70_001))
-SETTINGS = e.QueueSettings(
-    mode=e.Mode.ROUND_ROBIN,
+EARLIER_SETTINGS = QueueSettings(
+    mode=Mode.ROUND_ROBIN,
     max_attempts=3,
     lease_ms=45_000,
     retry_delay_ms=1_500,
@@ -28,6 +29,25 @@ SETTINGS = e.QueueSettings(
     max_length=1_000,
     max_bytes=1 << 33,
 )
+SETTINGS = msgspec.structs.replace(
+    EARLIER_SETTINGS,
+    mode=Mode.FAN_OUT,
+    overflow=Overflow.BLOCK,
+    ttl_ms=600_000,
+    retry_backoff=Backoff.EXPONENTIAL,
+    retry_delay_max_ms=60_000,
+    retry_jitter_percent=20,
+    priority_guard=50,
+    order_by_key=True,
+    single_active=True,
+    group_idle_ms=86_400_000,
+    group_max_lag=100_000,
+    publish_rate=5_000,
+    deliver_rate=1_000,
+    delete_grace_ms=0,
+    description="новые",
+)
+REFS = ((5, 0, 3), (8, 2, 1))
 EXAMPLES: tuple[e.Event, ...] = (
     e.BrokerStarted("0.1.0", clean=False, wall_us=1_753_000_000_123_456),
     e.BrokerStopped("asked to"),
@@ -35,9 +55,18 @@ EXAMPLES: tuple[e.Event, ...] = (
     e.ClientRefused("10.0.0.9", "MalformedFrame", 12),
     e.ClientDisconnected(7, "the connection broke"),
     e.QueueDeclared(3, "заказы", SETTINGS, 7),
-    e.QueueDeleted(3, 10, 2_560, 7),
+    e.QueueChanged(3, SETTINGS, 7),
+    e.QueueRenamed(3, "заказы.2", 7),
+    e.QueueDeleted(3, 10, 2_560, 7, 1_753_003_600_123_456),
+    e.QueueUndeleted(3, "заказы.3", 7),
     e.QueuePurged(3, 10, 2_560, 7, SPANS),
-    e.Published(3, 0, 70_000, 100, 25_600, (1 << 64) - 1, 901, 7, 801),
+    e.GroupCreated(3, 2, "billing", 70_000, False, 7),
+    e.GroupDeleted(3, 2, 0),
+    e.GroupSought(3, 2, 1, 7),
+    e.Bound(3, "orders.*.#", 7),
+    e.Unbound(3, "orders.*.#", 7),
+    e.Published(3, 9, 70_000, 100, 25_600, (1 << 64) - 1, 901, 7, 801, 28, True),
+    e.Routed("orders.eu.new", ((3, 0, 70_000), (4, 9, 1)), 100, 25_600, (1 << 64) - 1, 901, 7, 801, True, True),
     e.MadeReady(3, 0, SPANS),
     e.ProducersForgotten((1, 1 << 63)),
     e.Subscribed(11, 3, 0, 7),
@@ -46,20 +75,30 @@ EXAMPLES: tuple[e.Event, ...] = (
     e.Acked(3, 0, 11, SPANS, 1_024),
     e.LeaseExtended(3, 0, 11, SPANS, 1_753_000_060_123_456),
     e.Released(3, 0, 11, SPANS, 1_024, e.ReleaseReason.NACKED, True, 1_753_000_001_623_456, "no stock"),
-    e.DeadLettered(3, 0, 11, SPANS, 1_024, e.DeadReason.MAX_ATTEMPTS, 3, "no stock", 4, 90, ((5, 0, 3), (8, 2, 1))),
+    e.DeadLettered(3, 0, 11, SPANS, 1_024, e.DeadReason.MAX_ATTEMPTS, 3, "no stock", 4, 90, REFS),
+    e.Dropped(3, 2, SPANS, 1_024, e.DeadReason.OVERFLOW),
+    e.Redriven(4, SPANS, 1_024, 5, 3, 7, 80_000, REFS, 7),
     e.SegmentSealed(0, 5_000, bytes(range(32)), bytes(32)),
 )
+EARLIER: tuple[e.Event, ...] = (
+    e.QueueDeclared(3, "заказы", EARLIER_SETTINGS, 7),
+    e.QueueDeleted(3, 10, 2_560, 7),
+    e.Published(3, 0, 70_000, 100, 25_600, (1 << 64) - 1, 901, 7, 801),
+)
+"""What files in `earlier/` are read as now."""
 TAGS = """
 1 BROKER_STARTED, 2 BROKER_STOPPED, 3 CLIENT_CONNECTED, 4 CLIENT_REFUSED, 5 CLIENT_DISCONNECTED,
 10 QUEUE_DECLARED, 11 QUEUE_CHANGED, 12 QUEUE_DELETED, 13 QUEUE_PURGED, 14 GROUP_CREATED, 15 GROUP_DELETED,
-20 PUBLISHED, 21 TRANSACTION_COMMITTED, 22 MADE_READY, 23 PRODUCERS_FORGOTTEN,
-30 SUBSCRIBED, 31 UNSUBSCRIBED, 32 DELIVERED, 33 ACKED, 34 LEASE_EXTENDED, 35 RELEASED, 36 EXPIRED,
+16 GROUP_SOUGHT, 17 QUEUE_RENAMED, 18 QUEUE_UNDELETED,
+20 PUBLISHED, 21 TRANSACTION_COMMITTED, 22 MADE_READY, 23 PRODUCERS_FORGOTTEN, 24 ROUTED, 25 BOUND, 26 UNBOUND,
+30 SUBSCRIBED, 31 UNSUBSCRIBED, 32 DELIVERED, 33 ACKED, 34 LEASE_EXTENDED, 35 RELEASED, 36 DROPPED,
 40 DEAD_LETTERED, 41 REDRIVEN, 50 USER_CHANGED, 51 ROLE_CHANGED, 52 PERMISSION_CHANGED, 53 TOKEN_CHANGED,
 60 SEGMENT_SEALED, 61 COMPACTED, 62 ERASED, 63 HORIZON, 64 BACKUP_TAKEN, 65 RESTORED
 """
 RELEASE_REASONS = "1 NACKED, 2 LEASE_EXPIRED, 3 CONSUMER_LOST, 4 UNSUBSCRIBED"
 DEAD_REASONS = "1 MAX_ATTEMPTS, 2 REJECTED, 3 EXPIRED, 4 OVERFLOW, 5 UNROUTABLE"
 by_name = {type(event).__name__: event for event in EXAMPLES}
+earlier_by_name = {type(event).__name__: event for event in EARLIER}
 
 
 def file_of(event: e.Event) -> Path:
@@ -107,6 +146,37 @@ def test_golden_bytes_are_read_for_ever(path: Path) -> None:
     event = e.decode(int(tag), int(version.removeprefix("v")), facts_in(path))
     assert type(event).__name__ == name
     assert event == by_name[name]
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("earlier/*.hex")), ids=lambda path: path.stem)
+def test_golden_bytes_without_later_fields_are_read_for_ever(path: Path) -> None:
+    tag, name, version = path.stem.split("-")
+    assert e.decode(int(tag), int(version.removeprefix("v")), facts_in(path)) == earlier_by_name[name]
+
+
+def test_every_earlier_form_has_its_bytes() -> None:
+    assert {path.name for path in GOLDEN.glob("earlier/*.hex")} == {file_of(event).name for event in EARLIER}
+
+
+def test_every_setting_in_the_example_differs_from_its_default() -> None:
+    given, default = msgspec.structs.asdict(SETTINGS), msgspec.structs.asdict(QueueSettings())
+    assert [name for name in given if given[name] == default[name]] == []
+
+
+def test_events_say_what_they_made_ready() -> None:
+    assert {name: event.arrivals for name, event in by_name.items() if event.arrivals} == {
+        "Published": ((3, 9, 70_000, 100),),
+        "Routed": ((3, 0, 70_000, 100), (4, 9, 1, 100)),
+        "DeadLettered": ((4, 0, 90, 4),),
+        "Redriven": ((3, 7, 80_000, 4),),
+    }
+    assert {event.TAG for event in EXAMPLES if event.arrivals} == e.ARRIVING
+
+
+def test_a_batch_that_was_dropped_whole_and_dead_letters_that_are_gone_arrive_nowhere() -> None:
+    assert e.Published(3, 0, 1, 0, 0, 0, 0, 7, dropped=5).arrivals == ()
+    gone = e.DeadLettered(3, 0, 11, SPANS, 1_024, e.DeadReason.REJECTED, 3, "", 0, 0, REFS)
+    assert gone.arrivals == ()
 
 
 def test_facts_are_an_array_in_the_order_of_the_fields() -> None:

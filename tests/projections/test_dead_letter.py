@@ -14,8 +14,8 @@ def dead_letters(sizes: list[int]) -> tuple[DeadLetters, dict[int, int]]:
     """Runs of these sizes, and the record that brought each message."""
     dead, origin, first = DeadLetters(2), dict[int, int](), 1
     for offset, size in enumerate(sizes):
-        refs = ((0, 0, size),)
-        dead.received(offset, 7, e.DeadLettered(1, 0, 1, (), 0, e.DeadReason.REJECTED, 1, "no", 2, first, refs))
+        spans, refs = ((0, 1, size + 1),), ((0, 0, size),)
+        dead.received(offset, 7, e.DeadLettered(1, 0, 1, spans, 0, e.DeadReason.REJECTED, 1, "no", 2, first, refs))
         origin |= dict.fromkeys(range(first, first + size), offset)
         first += size
     return dead, origin

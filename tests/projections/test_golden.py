@@ -1,7 +1,9 @@
-"""A history with every kind of event, and the state that it adds up to: what the first version made of it.
+"""Histories with every kind of event, and the state that they add up to, written out.
 
 A fold compared with itself, live against replayed, agrees however wrong it is. Here the state stands written out, and
-logs of users depend on it: another state from the same log is another digest.
+logs of users depend on it: another state from the same log is another digest. BUSY holds what the first version wrote.
+It is read as it was then; the state has more to say of it since queues have groups and lanes, so that its digest is not
+that of the first version any more.
 """
 
 from array import array
@@ -10,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 from vibemq import events as e
+from vibemq.declaration import Mode, QueueSettings
 from vibemq.projections import part as parts
 from vibemq.projections.part import Part
 from vibemq.projections.projector import Projector
@@ -17,7 +20,7 @@ from vibemq.projections.projector import Projector
 SECOND_US: Final = 1_000_000
 LEASE_US: Final = 90 * SECOND_US
 FAR_US: Final = 1 << 40
-SETTINGS: Final = e.QueueSettings(max_attempts=2, lease_ms=45_000, retry_delay_ms=1_500, dead_letter_queue="morgue")
+SETTINGS: Final = QueueSettings(max_attempts=2, lease_ms=45_000, retry_delay_ms=1_500, dead_letter_queue="morgue")
 NACKED, LOST = e.ReleaseReason.NACKED, e.ReleaseReason.LEASE_EXPIRED
 REJECTED, TOO_OFTEN = e.DeadReason.REJECTED, e.DeadReason.MAX_ATTEMPTS
 
@@ -30,8 +33,8 @@ BUSY: Final[tuple[e.Event, ...]] = (
     e.ClientRefused("10.0.0.8", "MalformedFrame", 3),
     e.ClientRefused("10.0.0.8", "LimitExceeded", 1),
     e.QueueDeclared(1, "orders", SETTINGS, 1),
-    e.QueueDeclared(2, "morgue", e.QueueSettings(), 0),
-    e.QueueDeclared(3, "gone", e.QueueSettings(), 1),
+    e.QueueDeclared(2, "morgue", QueueSettings(), 0),
+    e.QueueDeclared(3, "gone", QueueSettings(), 1),
     e.Published(1, 0, 1, 10, 1_000, 7, 1, 1),  # record 10
     e.Published(1, 0, 11, 5, 500, 8, 901, 1),
     e.Published(1, 0, 16, 4, 400, 7, 11, 1, 11),
@@ -65,6 +68,53 @@ BUSY: Final[tuple[e.Event, ...]] = (
 )
 
 
+EXPIRED, OVERFLOW = e.DeadReason.EXPIRED, e.DeadReason.OVERFLOW
+CHANGED: Final = QueueSettings(mode=Mode.PRIORITY, priority_guard=3, description="what is to be done")
+LATER_US: Final = 100 * SECOND_US
+
+MODES: Final[tuple[e.Event, ...]] = (
+    e.BrokerStarted("0.2.0", clean=True, wall_us=0),
+    e.ClientConnected(1, "shop", "10.0.0.1:4001", "binary"),
+    e.ClientConnected(2, "worker", "10.0.0.2:4002", "json"),
+    e.QueueDeclared(1, "events", QueueSettings(mode=Mode.FAN_OUT), 1),
+    e.QueueDeclared(2, "jobs", QueueSettings(mode=Mode.PRIORITY), 1),
+    e.QueueDeclared(3, "jobs.dlq", QueueSettings(), 0),
+    e.QueueDeclared(4, "prices", QueueSettings(mode=Mode.FAN_OUT_NO_ACK), 1),
+    e.Published(1, 0, 1, 10, 1_000, 0, 0, 1),
+    e.GroupCreated(1, 1, "billing", 1, False, 2),
+    e.GroupCreated(1, 2, "$2", 11, True, 2),
+    e.Bound(1, "orders.#", 1),  # record 10
+    e.Bound(2, "orders.*.new", 1),
+    e.Bound(4, "prices", 1),
+    e.Routed("orders.eu.new", ((1, 0, 11), (2, 7, 1)), 3, 300, 5, 1, 1, 1, True),
+    e.Published(2, 4, 1, 6, 600, 5, 4, 1, 1),
+    e.Published(2, 1, 1, 2, 200, 5, 10, 1, 1, 1),
+    e.Published(2, 1, 3, 0, 0, 5, 13, 1, 10, 4),
+    e.Subscribed(1, 1, 1, 2),
+    e.Subscribed(2, 1, 2, 2),
+    e.Subscribed(3, 2, 0, 2),
+    e.Delivered(1, 1, 1, ((0, 1, 5),), 400, LEASE_US),  # record 20
+    e.Acked(1, 1, 1, ((0, 1, 3),), 200),
+    e.Released(1, 1, 1, ((0, 3, 4),), 100, NACKED, True, FAR_US, "later"),
+    e.Delivered(1, 2, 2, ((0, 11, 13),), 200, LEASE_US),
+    e.Delivered(2, 0, 3, ((7, 2, 4), (4, 1, 3)), 400, LEASE_US),
+    e.Released(2, 0, 3, ((4, 1, 2),), 100, NACKED, True, 0, "no stock"),
+    e.DeadLettered(2, 0, 3, ((4, 2, 3),), 100, REJECTED, 1, "no", 3, 1, ((14, 1, 1),)),
+    e.DeadLettered(2, 0, 0, ((7, 1, 2),), 100, EXPIRED, 0, "", 3, 2, ((13, 0, 1),)),
+    e.Dropped(2, 0, ((1, 1, 2),), 100, OVERFLOW),
+    e.Redriven(3, ((0, 1, 2),), 100, 1, 2, 4, 7, ((14, 1, 1),), 1),
+    e.QueueChanged(2, CHANGED, 1),  # record 30
+    e.QueueRenamed(2, "work", 1),
+    e.Routed("nobody.home", ((3, 0, 3),), 2, 50, 0, 0, 1, 0, False, True),
+    e.Routed("full", (), 4, 80, 5, 17, 1, 17),
+    e.GroupCreated(4, 1, "all", 1, False, 2),
+    e.Published(4, 0, 1, 5, 50, 0, 0, 1),
+    e.Subscribed(4, 4, 1, 2),
+    e.Delivered(4, 1, 4, ((0, 1, 4),), 30, 0),
+    e.SegmentSealed(0, 30, b"s" * 32, bytes(32)),
+)
+
+
 def packed(*intervals: tuple[int, int]) -> list[bytes]:
     """Intervals as a snapshot holds them."""
     return [array("q", bounds).tobytes() for bounds in ([low for low, _ in intervals], [high for _, high in intervals])]
@@ -82,23 +132,39 @@ def snapshots(state: Projector) -> dict[str, Any]:
     return {part.key: part.snapshot() for part in state.parts()}
 
 
-def lane(cursor: int, redelivered_below: int, returned: list[bytes], failed: list[list[Any]]) -> list[Any]:
-    return [0, cursor, redelivered_below, returned, failed]
+def lane(
+    cursor: int,
+    redelivered_below: int,
+    returned: list[bytes],
+    failed: list[list[Any]],
+    *,
+    number: int = 0,
+    untouched: list[bytes] | None = None,
+    forgiven: list[list[Any]] | None = None,
+) -> list[Any]:
+    return [number, cursor, redelivered_below, returned, untouched or packed(), failed, forgiven or []]
 
 
-ORDERS: Final = [1, "orders", SETTINGS, 7 * SECOND_US, [(0, 21)]]
-MORGUE: Final = [2, "morgue", e.QueueSettings(), 8 * SECOND_US, [(0, 6)]]
+def alone(
+    lanes: list[Any], held: list[Any], waiting: list[Any], unacked_bytes: int, idle_since_us: int = 0
+) -> list[Any]:
+    """The groups of a queue that has but the one without a name."""
+    return [1, [[0, "", False, idle_since_us, lanes, held, waiting, unacked_bytes]]]
+
+
+ORDERS: Final = [1, "orders", SETTINGS, 7 * SECOND_US, 0, [(0, 21)], 1, False, 2_000]
+MORGUE: Final = [2, "morgue", QueueSettings(), 8 * SECOND_US, 0, [(0, 6)], 1, False, 500]
 COUNTS: Final = [
     *[(1, 1), (3, 3), (4, 3), (5, 1), (10, 3), (12, 1), (20, 5), (22, 1), (23, 1)],
     *[(30, 4), (31, 1), (32, 4), (33, 2), (34, 1), (35, 4), (40, 4), (60, 1)],
 ]
-RUN_1: Final = (1, 2, 28, 28 * SECOND_US, 1, REJECTED, 2, "no such address")
-RUN_3: Final = (3, 6, 30, 30 * SECOND_US, 1, REJECTED, 1, "")
+RUN_1: Final = (1, 2, 28, 28 * SECOND_US, 1, REJECTED, 2, "no such address", 0)
+RUN_3: Final = (3, 6, 30, 30 * SECOND_US, 1, REJECTED, 1, "", 0)
 
 
 def test_the_state_before_the_first_event() -> None:
     assert snapshots(Projector()) == {
-        "topology": [[], [], [], [1, 1, 1]],
+        "topology": [[], [], [], [], [1, 1, 1]],
         "producers": [],
         "audit": [[], 0, False, [], 0, b""],
     }
@@ -113,6 +179,7 @@ def test_the_state_of_a_broker_at_work() -> None:
     assert snapshots(replayed(*BUSY)) == {
         "topology": [
             [("morgue", 2), ("orders", 1)],
+            [],
             [
                 (1, ("shop", "10.0.0.1:4001", "binary", 1 * SECOND_US)),
                 (3, ("guest", "10.0.0.3:4003", "binary", 3 * SECOND_US)),
@@ -120,13 +187,12 @@ def test_the_state_of_a_broker_at_work() -> None:
             [(2, (1, 0, 1)), (4, (2, 0, 1))],
             [4, 4, 5],
         ],
-        "producers": [[8, 905, 0, [(901, 5, 11, 11)]], [7, 14, 11, [(11, 4, 12, 16)]]],
-        "queue/1": [*ORDERS, 14, 1_400, [[0, [lanes, held, waiting, 200]]]],
+        "producers": [[8, 905, 0, [(901, 5, 11, 11, 0)]], [7, 14, 11, [(11, 4, 12, 16, 0)]]],
+        "queue/1": [*ORDERS, 600, *alone(lanes, held, waiting, 200)],
         "queue/2": [
             *MORGUE,
-            3,
-            300,
-            [[0, [[lane(5, 1, packed(), [])], [[4, [[0, packed((1, 2), (3, 4))]]]], [], 200]]],
+            200,
+            *alone([lane(5, 1, packed(), [])], [[4, [[0, packed((1, 2), (3, 4))]]]], [], 200),
         ],
         "dead/2": [2, [RUN_1, RUN_3], packed((1, 2), (3, 4), (5, 6))],
         "audit": [
@@ -144,8 +210,8 @@ def test_a_clean_stop_puts_back_what_was_held_and_doubts_nothing() -> None:
     found = snapshots(replayed(*BUSY, e.BrokerStopped("asked to")))
     returned = packed((4, 5), (6, 9))
     lanes = [lane(12, 1, returned, [[1, packed((5, 6))], [2, packed((4, 5))]])]
-    assert found["queue/1"] == [*ORDERS, 14, 1_400, [[0, [lanes, [], [(FAR_US, 0, 5, 6)], 0]]]]
-    assert found["topology"] == [[("morgue", 2), ("orders", 1)], [], [], [4, 4, 5]]
+    assert found["queue/1"] == [*ORDERS, 600, *alone(lanes, [], [(FAR_US, 0, 5, 6)], 0, 40 * SECOND_US)]
+    assert found["topology"] == [[("morgue", 2), ("orders", 1)], [], [], [], [4, 4, 5]]
     assert found["audit"][1:3] == [40 * SECOND_US, False]
     assert found["dead/2"] == snapshots(replayed(*BUSY))["dead/2"]
 
@@ -154,8 +220,8 @@ def test_a_clean_stop_puts_back_what_was_held_and_doubts_nothing() -> None:
 def test_after_a_crash_all_of_a_queue_with_consumers_may_have_been_sent(clean: bool) -> None:
     found = snapshots(replayed(*BUSY, e.BrokerStarted("0.1.0", clean=clean, wall_us=0)))
     lanes = [lane(5, 1 if clean else 6, packed((1, 2), (3, 4)), [])]
-    assert found["queue/2"] == [*MORGUE, 3, 300, [[0, [lanes, [], [], 0]]]]
-    assert found["topology"][1:3] == [[], []]
+    assert found["queue/2"] == [*MORGUE, 200, *alone(lanes, [], [], 0, 40 * SECOND_US)]
+    assert found["topology"][2:4] == [[], []]
     assert found["audit"][2]
 
 
@@ -169,16 +235,138 @@ def test_a_purge_leaves_what_consumers_hold() -> None:
     redelivered = e.Delivered(1, 0, 2, ((0, 4, 5),), 100, LEASE_US)
     found = snapshots(replayed(*BUSY, redelivered, e.QueuePurged(1, 11, 1_100, 1, ((0, 4, 5), (0, 7, 9)))))
     lanes = [lane(21, 1, packed(), [[2, packed((4, 5))]])]
-    assert found["queue/1"] == [*ORDERS, 3, 300, [[0, [lanes, [[2, [[0, packed((4, 5), (7, 9))]]]], [], 300]]]]
+    orders = [*ORDERS[:6], 21, *ORDERS[7:]]  # no group goes back below
+    assert found["queue/1"] == [*orders, 1_700, *alone(lanes, [[2, [[0, packed((4, 5), (7, 9))]]]], [], 300)]
     found = snapshots(replayed(*BUSY, e.QueuePurged(2, 1, 100, 1, ((0, 1, 2), (0, 3, 4)))))
-    assert found["queue/2"][5:7] == [2, 200]
+    assert found["queue/2"][8:10] == [500, 300]
     assert found["dead/2"] == [2, [RUN_1, RUN_3], packed((1, 2), (3, 4))]
     found = snapshots(replayed(*BUSY, e.QueuePurged(2, 1, 100, 1, ((0, 1, 2),))))
     assert found["dead/2"] == [2, [RUN_1], packed((1, 2))]
 
 
-def test_the_digests_are_those_of_the_first_version() -> None:
-    assert replayed(*BUSY).digests()["all"] == "79eba60102c1e7a40cbea3ad4036bc33ecebf90049cd82faba6c2833c98fed57"
+def test_the_digest_of_what_the_first_version_wrote() -> None:
+    assert replayed(*BUSY).digests()["all"] == "b914d55182816fa933339ca3b1371ec9e76e489f50f9ab239761a32c2e7b1fe1"
+
+
+# -- queues of all modes
+
+
+EVENTS: Final = [1, "events", QueueSettings(mode=Mode.FAN_OUT), 3 * SECOND_US, 0]
+WORK: Final = [2, "work", CHANGED, 4 * SECOND_US, 0, [(0, 1), (1, 3), (4, 8), (7, 4)], 1, True, 1_200]
+DEAD: Final = [3, "jobs.dlq", QueueSettings(), 5 * SECOND_US, 0, [(0, 5)], 1, False, 250]
+PRICES: Final = [4, "prices", QueueSettings(mode=Mode.FAN_OUT_NO_ACK), 6 * SECOND_US, 0, [(0, 6)], 1, False, 50]
+ALL: Final = [1, "all", False, 0, [lane(4, 1, packed(), [])], [[4, []]], [], 0]
+RUN_2: Final = (2, 3, 27, 27 * SECOND_US, 2, EXPIRED, 0, "", 7)
+UNROUTABLE: Final = (3, 5, 32, 32 * SECOND_US, 0, e.DeadReason.UNROUTABLE, 0, "nobody.home", 0)
+
+
+def test_the_state_of_queues_of_all_modes() -> None:
+    billing = [lane(5, 1, packed(), [[1, packed((3, 4))]])]
+    own = [lane(13, 1, packed(), [])]
+    jobs = [
+        lane(1, 1, packed(), []),
+        lane(2, 1, packed(), [], number=1),
+        lane(3, 1, packed((1, 2)), [[1, packed((1, 2), (7, 8))]], number=4, forgiven=[[1, packed((7, 8))]]),
+        lane(4, 1, packed(), [], number=7),
+    ]
+    found = snapshots(replayed(*MODES))
+    del found["audit"]
+    assert found == {
+        "topology": [
+            [("events", 1), ("jobs.dlq", 3), ("prices", 4), ("work", 2)],
+            [],
+            [
+                (1, ("shop", "10.0.0.1:4001", "binary", 1 * SECOND_US)),
+                (2, ("worker", "10.0.0.2:4002", "json", 2 * SECOND_US)),
+            ],
+            [(1, (1, 1, 2)), (2, (1, 2, 2)), (3, (2, 0, 2)), (4, (4, 1, 2))],
+            [5, 3, 5],
+        ],
+        # What was not stored is remembered as well: it is confirmed again as it was.
+        "producers": [[5, 20, 17, [(17, 4, 33, 0, 4)]]],
+        "bindings": [[1, ["orders.#"]], [2, ["orders.*.new"]], [4, ["prices"]]],
+        "queue/1": [
+            *EVENTS,
+            [(0, 14)],
+            1,
+            True,
+            1_300,
+            0,  # settled bytes are counted where there is one group
+            3,
+            [
+                [1, "billing", False, 0, billing, [[1, [[0, packed((4, 5))]]]], [(FAR_US, 0, 3, 4)], 100],
+                [2, "$2", True, 0, own, [[2, [[0, packed((11, 13))]]]], [], 200],
+            ],
+        ],
+        "queue/2": [*WORK, 300, *alone(jobs, [[3, [[7, packed((2, 4))]]]], [], 200)],
+        "queue/3": [*DEAD, 100, *alone([lane(2, 1, packed(), [])], [], [], 0)],
+        "queue/4": [*PRICES, 0, 2, [ALL]],
+        "dead/3": [3, [RUN_2, UNROUTABLE], packed((2, 5))],
+    }
+
+
+def test_the_cursor_passes_over_what_is_not_handed_out() -> None:
+    """Message 1 of lane 7 waits while those behind it go, and is marked as never handed out until it goes, too."""
+    found = snapshots(replayed(*MODES, end=25))["queue/2"]
+    assert found[-1][0][4][-1] == lane(4, 1, packed((1, 2)), [], number=7, untouched=packed((1, 2)))
+
+
+def test_a_group_that_is_sought_forgets_what_it_did() -> None:
+    found = snapshots(replayed(*MODES, e.GroupSought(1, 1, 2, 2)))
+    assert found["queue/1"][-1][0] == [1, "billing", False, 0, [lane(2, 5, packed(), [])], [[1, []]], [], 0]
+
+
+def test_a_group_that_is_deleted_takes_only_itself() -> None:
+    left = e.Released(1, 2, 2, ((0, 11, 13),), 200, e.ReleaseReason.UNSUBSCRIBED, False, 0, "")
+    state = replayed(*MODES, left, e.Unsubscribed(2, 1, 2))
+    assert state.queues[1].groups[2].idle_since_us == 40 * SECOND_US
+    found = snapshots(replayed(*MODES, left, e.Unsubscribed(2, 1, 2), e.GroupDeleted(1, 2, 0)))
+    assert found["queue/1"] == [
+        *EVENTS,
+        [(0, 14)],
+        1,
+        True,
+        1_300,
+        0,
+        3,
+        snapshots(replayed(*MODES))["queue/1"][-1][:1],
+    ]
+
+
+def test_a_deleted_queue_comes_back_whole() -> None:
+    gone = (*MODES, e.Unsubscribed(4, 4, 1), e.QueueDeleted(4, 2, 20, 1, LATER_US))
+    found = snapshots(replayed(*gone))
+    assert found["topology"][:2] == [[("events", 1), ("jobs.dlq", 3), ("work", 2)], [(4, ("prices", LATER_US))]]
+    assert found["bindings"][-1] == [4, ["prices"]]
+    idle = [1, "all", False, 39 * SECOND_US, [lane(4, 1, packed(), [])], [], [], 0]
+    assert found["queue/4"] == [*PRICES[:4], LATER_US, *PRICES[5:], 0, 2, [idle]]
+    found = snapshots(replayed(*gone, e.QueueUndeleted(4, "prices.again", 1)))
+    assert found["topology"][:2] == [[("events", 1), ("jobs.dlq", 3), ("prices.again", 4), ("work", 2)], []]
+    assert found["queue/4"] == [4, "prices.again", *PRICES[2:], 0, 2, [idle]]
+    found = snapshots(replayed(*gone, e.QueueDeleted(4, 2, 20, 0)))
+    assert found["topology"][:2] == [[("events", 1), ("jobs.dlq", 3), ("work", 2)], []]
+    assert "queue/4" not in found
+    assert found["bindings"] == [[1, ["orders.#"]], [2, ["orders.*.new"]]]
+
+
+def test_what_is_unbound_is_bound_no_more() -> None:
+    assert snapshots(replayed(*MODES, e.Unbound(2, "orders.*.new", 1)))["bindings"] == [
+        [1, ["orders.#"]],
+        [4, ["prices"]],
+    ]
+
+
+def test_a_purge_moves_every_group() -> None:
+    found = snapshots(replayed(*MODES, e.QueuePurged(1, 8, 800, 1, ((0, 4, 5), (0, 11, 13)))))["queue/1"]
+    assert found[6] == 14
+    assert [group[4:7] for group in found[-1]] == [
+        [[lane(14, 1, packed(), [])], [[1, [[0, packed((4, 5))]]]], []],
+        [[lane(14, 1, packed(), [])], [[2, [[0, packed((11, 13))]]]], []],
+    ]
+
+
+def test_the_digest_of_queues_of_all_modes() -> None:
+    assert replayed(*MODES).digests()["all"] == "25e35f5b29977a26703c3a1b9835992c5af4227372c4582fef2e3e849ac30834"
 
 
 # -- parts saved at different times
@@ -186,7 +374,7 @@ def test_the_digests_are_those_of_the_first_version() -> None:
 
 HISTORY: Final = (
     *BUSY,
-    e.QueueDeclared(4, "gone", e.QueueSettings(), 3),
+    e.QueueDeclared(4, "gone", QueueSettings(), 3),
     e.Subscribed(5, 4, 0, 3),
     e.QueuePurged(2, 1, 100, 1, ((0, 1, 2), (0, 3, 4))),
     e.QueueDeleted(2, 2, 200, 1),
@@ -199,24 +387,46 @@ def saved(part: Part) -> tuple[str, int, bytes]:
     return part.key, part.as_of, parts.encode(part)
 
 
-STATES: Final = [[saved(part) for part in replayed(*HISTORY, end=end).parts()] for end in range(len(HISTORY) + 1)]
-"""All parts after so many events."""
+MODERN: Final = (
+    *MODES,
+    e.GroupSought(1, 1, 2, 2),
+    e.Unsubscribed(4, 4, 1),
+    e.QueueDeleted(4, 2, 20, 1, LATER_US),
+    e.Unbound(2, "orders.*.new", 1),
+    e.QueueUndeleted(4, "prices", 1),
+    e.QueueDeleted(4, 2, 20, 1, LATER_US),
+    e.BrokerStopped("asked to"),
+    e.BrokerStarted("0.2.0", clean=False, wall_us=0),
+    e.QueueDeleted(4, 2, 20, 0),
+    e.GroupDeleted(1, 2, 0),
+    e.QueueDeleted(3, 3, 150, 1),
+    e.QueuePurged(1, 12, 1_200, 1, ()),
+)
+every_history = pytest.mark.parametrize("history", [HISTORY, MODERN], ids=["busy", "modern"])
 
 
-def test_a_saved_state_goes_on_as_if_nothing_had_been() -> None:
-    for end, parts_then in enumerate(STATES):
+@every_history
+def test_a_saved_state_goes_on_as_if_nothing_had_been(history: tuple[e.Event, ...]) -> None:
+    for end in range(len(history) + 1):
+        parts_then = [saved(part) for part in replayed(*history, end=end).parts()]
         restored = Projector.restore(parts_then, end)
         assert [saved(part) for part in restored.parts()] == parts_then
-        assert snapshots(replayed(*HISTORY, state=restored)) == snapshots(replayed(*HISTORY))
+        assert snapshots(replayed(*history, state=restored)) == snapshots(replayed(*history))
 
 
+@every_history
 @pytest.mark.parametrize("pace", range(4))
-def test_parts_that_were_saved_one_after_the_other_meet_again(pace: int) -> None:
+def test_parts_that_were_saved_one_after_the_other_meet_again(history: tuple[e.Event, ...], pace: int) -> None:
     """They are saved in their order, with `pace` events between each and the next."""
-    for begin in range(len(HISTORY)):
-        state, found = replayed(*HISTORY, end=begin), list[tuple[str, int, bytes]]()
+    final = [saved(part) for part in replayed(*history).parts()]
+    for begin in range(len(history)):
+        state, found = replayed(*history, end=begin), list[tuple[str, int, bytes]]()
         for part in state.parts():
             found.append(saved(part))
-            replayed(*HISTORY, state=state, end=min(state.next_offset + pace, len(HISTORY)))
-        again = replayed(*HISTORY, state=Projector.restore(found, begin))
-        assert [saved(part) for part in again.parts()] == STATES[-1], f"saved from event {begin} on"
+            replayed(*history, state=state, end=min(state.next_offset + pace, len(history)))
+        again = replayed(*history, state=Projector.restore(found, begin))
+        assert [saved(part) for part in again.parts()] == final, f"saved from event {begin} on"
+
+
+def test_the_histories_have_every_kind_of_event() -> None:
+    assert {event.TAG for event in (*HISTORY, *MODERN)} == e.CATALOGUE.keys()

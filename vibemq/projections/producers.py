@@ -60,8 +60,10 @@ class Producers:
 
     def published(self, offset: int, event: e.Published | e.Routed) -> None:
         """Remember a batch."""
-        dropped = event.dropped if isinstance(event, e.Published) else 0
-        messages = event.count + dropped
+        if isinstance(event, e.Published):
+            messages, dropped = event.count + event.dropped, event.dropped
+        else:  # routed to nobody, as none had room: dropped
+            messages, dropped = event.count, 0 if event.targets else event.count
         producer = self.known.pop(event.producer, None) or Producer()
         self.known[event.producer] = producer
         first = event.producer_sequence
