@@ -69,11 +69,12 @@ class DeadLetters:
         self.runs.append(run)
         self.open.add(run.start, run.end)
 
-    def within(self, start: int, end: int) -> list[DeadRun]:
-        """The runs that have messages in start <= sequence < end, in order."""
-        first = max(0, bisect_right(self.runs, start, key=_start) - 1)
-        last = bisect_right(self.runs, end - 1, key=_start)
-        return [run for run in self.runs[first:last] if run.end > start]
+    def beginning(self, start: int, most: int) -> list[DeadRun]:
+        """Up to `most` runs, in order, the first of which is that of sequence `start` or of the next there is."""
+        first = bisect_right(self.runs, start, key=_start)
+        if first and self.runs[first - 1].end > start:
+            first -= 1
+        return self.runs[first : first + most]
 
     def settled(self, spans: e.Spans) -> None:
         """Messages were acked, rejected or moved on."""

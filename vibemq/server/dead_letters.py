@@ -17,6 +17,7 @@ from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
 from vibemq.server.subscription import Piece
 
+RUNS_AT_ONCE: Final = 1_000
 MOVED_MAX: Final = 1_000
 """Messages that one request sends back: what one step may do."""
 
@@ -103,17 +104,17 @@ class DeadLetters:
     def _matching(self, queue: Queue, start: int, wanted: Filter) -> Iterator[tuple[int, int, DeadRun]]:
         """Dead letters that are ready, from `start` on, as (first, end, run)."""
         dead = self._state.dead[queue.id]
-        lane, next_sequence = queue.groups[DEFAULT_GROUP].lanes[DEFAULT_LANE], queue.next[DEFAULT_LANE]
+        lane = queue.groups[DEFAULT_GROUP].lanes[DEFAULT_LANE]
         source = self._source(wanted.source)
-        if start >= next_sequence:
-            return
-        for run in dead.within(start, next_sequence):
-            if self._fits(run, wanted, source):
-                low, high = max(start, run.start), run.end
-                ready = lane.returned.within(low, min(high, lane.cursor)) if low < lane.cursor else []
-                if high > lane.cursor:
-                    ready = [*ready, (max(low, lane.cursor), high)]
-                yield from ((first, end, run) for first, end in ready)
+        while runs := dead.beginning(start, RUNS_AT_ONCE):  # they change when some are moved
+            for run in runs:
+                if self._fits(run, wanted, source):
+                    low, high = max(start, run.start), run.end
+                    ready = lane.returned.within(low, min(high, lane.cursor)) if low < lane.cursor else []
+                    if high > lane.cursor:
+                        ready = [*ready, (max(low, lane.cursor), high)]
+                    yield from ((first, end, run) for first, end in ready)
+            start = runs[-1].end
 
     def _source(self, name: str) -> int | None:
         """The number of the queue of that name, also of one that was deleted; None: any queue."""
@@ -195,14 +196,19 @@ class DeadLetters:
         dead, wanted = self._resolve(ask.queue, ask.wanted)
         counts: Counter[str] = Counter()
         left, following = min(ask.most, MOVED_MAX), 0
-        for part in list(self._selections(ask, dead, wanted)) if dead is not None else ():
+        for part in self._selections(ask, dead, wanted) if dead is not None else ():
             assert dead is not None
             if part.target is None:  # the queue that they came from is gone
                 counts[""] += part.end - part.start
                 continue
             at = part.start
             while at < part.end and left > 0:
-                moved = self._move_some(ask, dead, part, at, min(part.end - at, left))
+                try:
+                    moved = self._move_some(ask, dead, part, at, min(part.end - at, left))
+                except QueueFull:
+                    if not counts:
+                        raise
+                    left = moved = 0  # what went is told first
                 if not moved:
                     break
                 counts[part.target.name] += moved

@@ -222,6 +222,9 @@ class Deliveries:
             takers = consumers.get(group.id)
             if takers is not None:
                 self._hand_out(queue, group, takers)
+                if too_old := list(self._dispatcher.too_old):
+                    self._removal.remove_old(queue, group, too_old)
+                    self._changed[queue.id] = None
             if self._removal.may_trim(queue) and self._removal.trim(queue, group):
                 self._changed[queue.id] = None
 

@@ -79,10 +79,13 @@ class Dispatcher:
         """(queue, group) -> the Load that it waits for."""
         self.sent: dict[int, int] = {}
         """Subscription -> bytes that it was sent in this turn, small pieces counted as more."""
+        self.too_old: list[Span] = []
+        """Messages that were next in the last `dispatch`, and were not sent as their time was over."""
 
     def dispatch(self, queue: Queue, group: Group, consumers: Consumers) -> list[Subscription]:
         """Hand out what is ready as far as credit goes, and return who got something."""
         served: list[Subscription] = []
+        self.too_old.clear()
         settings = queue.settings
         takers = self._ready_to_take(consumers.with_credit(single_active=settings.single_active))
         place = queue.id, group.id
@@ -190,9 +193,10 @@ class Dispatcher:
                     stored = find(queue.id, number, at) or self.find(queue.id, group.id, number, at)
                     if stored is None:
                         break
-                    if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
-                        break
                     stop = min(end, stored.end)
+                    if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
+                        self.too_old.append((number, at, stop))
+                        break
                     if lane.failed:  # up to as many pieces as messages
                         stop = min(stop, at + TURN_BYTES_MAX // PIECE_BYTES)
                     pieces = len(effects)
@@ -234,6 +238,7 @@ class Dispatcher:
                 break
             sequence, stored = found
             if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
+                self.too_old.append((number, sequence, sequence + 1))
                 break
             consumers.key_order.goes_out(sequence)
             pieces = len(effects)

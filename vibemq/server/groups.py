@@ -43,8 +43,6 @@ class Groups:
         self._asked: dict[int, Callable[[int], None]] = {}
         self._next_question = 1
         self._idle: list[tuple[int, int, int]] = []  # heap of (due us, queue, group)
-        for queue in self._state.queues.values():
-            self.watch_idle(queue)
 
     # --- who takes part in what
 

@@ -1,9 +1,9 @@
 """Ready messages that nobody will get: those that are too old, and those for which there is no room."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from vibemq import events as e
-from vibemq.events import DEFAULT_GROUP, DeadReason, Overflow
+from vibemq.events import DEFAULT_GROUP, DeadReason, Overflow, Span
 from vibemq.projections.group import Group, Lane
 from vibemq.projections.queue import Queue
 from vibemq.server.dead_lettering import DeadLettering, Pieces
@@ -46,6 +46,15 @@ class Removal:
             if head_us and (not due_us or head_us < due_us):
                 due_us = head_us
         return due_us
+
+    def remove_old(self, queue: Queue, group: Group, spans: Iterable[Span]) -> None:
+        """Remove ready messages that are too old, wherever they are."""
+        for number, start, end in spans:
+            stored = self._dispatcher.find(queue.id, group.id, number, start)
+            if stored is not None:
+                first = start - stored.sequence
+                piece = Piece(first, first + end - start, stored.origin, first)
+                self._remove(queue, group, group.lanes[number], [piece], DeadReason.EXPIRED, dead_letter=True)
 
     # --- no room
 
