@@ -88,16 +88,19 @@ class Deliveries:
         self._forget(subscription)
         self._changed[queue.id] = None
 
-    def end(self, queue: Queue, group: int, error: VibeMQError) -> list[Subscription]:
-        """End all subscriptions of a group, and tell their clients why; what they hold goes back. Those that ended."""
+    def end(self, queue: Queue, group: int) -> list[Subscription]:
+        """End all subscriptions of a group; what they hold goes back. Those that ended, for `tell_ended`."""
         consumers = self._consumers.get(queue.id, {}).get(group)
         ended = list(consumers.subscriptions) if consumers is not None else []
         for subscription in ended:
             self.unsubscribe(subscription, lost=False)
-            after = self._journal.next_offset
-            self._journal.effects.append(Ended(after, subscription.connection, subscription.id, error))
         self._dispatcher.loading.pop((queue.id, group), None)
         return ended
+
+    def tell_ended(self, ended: Iterable[Subscription], error: VibeMQError) -> None:
+        """Tell the clients of these subscriptions why they ended, once that is durable."""
+        after = self._journal.next_offset
+        self._journal.effects += [Ended(after, one.connection, one.id, error) for one in ended]
 
     def queue_gone(self, queue: Queue) -> None:
         """Let go of a queue's messages; nobody is subscribed to it any more."""

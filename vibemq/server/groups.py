@@ -154,8 +154,9 @@ class Groups:
 
     def delete(self, queue: Queue, group: Group, connection: int, error: RequestError) -> list[Subscription]:
         """Delete a group, and end its consumers with that error. Those that ended."""
-        ended = self._deliveries.end(queue, group.id, error)
+        ended = self._deliveries.end(queue, group.id)
         self._journal.record(e.GroupDeleted(queue.id, group.id, connection))
+        self._deliveries.tell_ended(ended, error)
         return ended
 
     def watch_idle(self, queue: Queue) -> None:

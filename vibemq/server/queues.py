@@ -148,11 +148,11 @@ class Queues:
             UnknownQueue: there is none of that name.
         """
         queue = self.require(name)
-        error = UnknownQueue(f"queue {name!r} was deleted")
-        ended = [one for group in list(queue.groups) for one in self._deliveries.end(queue, group, error)]
+        ended = [one for group in list(queue.groups) for one in self._deliveries.end(queue, group)]
         count, size = queue.length, queue.bytes
         self._journal.record(e.QueueDeleted(queue.id, count, size, connection))
         self._deliveries.queue_gone(queue)
+        self._deliveries.tell_ended(ended, UnknownQueue(f"queue {name!r} was deleted"))
         result = {"count": count, "until_us": 0}
         self._journal.effects.append(Answer(self._journal.next_offset, connection, request, result))
         return ended
