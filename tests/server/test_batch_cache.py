@@ -22,7 +22,7 @@ STEPS = st.lists(
 def made(queue: int, sequence: int, count: int) -> StoredBatch:
     """A batch whose record offset tells which one it is."""
     batch = Batch(b"".join(pack([bytes(4)] * count)))
-    return StoredBatch(queue, 0, sequence, 1000 * queue + sequence, 0, 1000 * queue + sequence, 0, batch)
+    return StoredBatch(queue, 0, sequence, 1000 * queue + sequence, 0, 1000 * queue + sequence, 0, 0, batch)
 
 
 @given(STEPS)

@@ -366,7 +366,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.rig.broker.delete(self.connection(which), 1, queue.name)
         *endings, answer = self.settle()
         assert isinstance(answer, f.Answer)
-        assert answer.result == {"count": sum(one.state is not State.SETTLED for one in queue.messages)}
+        assert answer.result == {"count": sum(one.state is not State.SETTLED for one in queue.messages), "until_us": 0}
         assert {effect.subscription for effect in endings if isinstance(effect, f.Ended)} == ended
         assert all(effect.after == len(self.rig.log) for effect in endings)
         self.model.delete(queue)

@@ -32,7 +32,7 @@ def test_what_is_free_already_leaves_before_what_comes_later_whatever_it_waited_
 
 
 def test_deliveries_are_weighed_while_they_wait_for_the_disk() -> None:
-    outbox, stored = Outbox(), StoredBatch(1, 0, 1, 0, 0, 0, 0, batch_of([bytes(100)] * 4))
+    outbox, stored = Outbox(), StoredBatch(1, 0, 1, 0, 0, 0, 0, 0, batch_of([bytes(100)] * 4))
     two = [Delivery(after, 1, 1, 1, stored, 1, 2, 1, redelivered=False) for after in (3, 5, 1)]
     assert [effect.after for effect in outbox.sift([*two, answer(7, 1)], 2)] == [1]
     assert outbox.waiting_bytes == 2 * (DELIVERY_BYTES + 200)

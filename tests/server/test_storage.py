@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from vibemq.batch import Batch, pack
-from vibemq.events import QueueSettings
 from vibemq.projections import part as parts
 from vibemq.server.broker import Broker
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
+from vibemq.server.queue_settings import QueueDefaults
 from vibemq.server.storage import Storage
 
 LOG_ID = 7
@@ -32,7 +32,7 @@ def write_out(storage: Storage, broker: Broker) -> None:
 
 
 def publish(storage: Storage, count: int) -> Broker:
-    broker = Broker(storage.state, Limits(), QueueSettings())
+    broker = Broker(storage.state, Limits(), QueueDefaults())
     broker.start("test", 1)
     connection = broker.connect("a", "b", "json", 0)
     for number in range(count):
@@ -42,7 +42,7 @@ def publish(storage: Storage, count: int) -> Broker:
 
 
 def other_length(snapshot: list[Any]) -> list[Any]:
-    snapshot[4] = [[0, 99]]  # the next sequence of its lane
+    snapshot[5] = [[0, 99]]  # the next sequence of its lane
     return snapshot
 
 

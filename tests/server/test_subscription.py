@@ -40,7 +40,7 @@ class SubscriptionMachine(RuleBasedStateMachine):
         count = 1 + cut[1] % (len(sizes) - first)
         self.batches += 1
         batch = Batch(b"".join(pack([bytes(size) for size in sizes])))
-        stored = StoredBatch(1, 0, 100 * self.batches, self.batches, 5, self.batches, 0, batch)
+        stored = StoredBatch(1, 0, 100 * self.batches, self.batches, 5, self.batches, 0, 0, batch)
         until_us = self.now_us + 10
         assert self.subscription.sent(stored.origin, first, count, until_us) == self.next
         for at in range(first, first + count):
@@ -112,7 +112,7 @@ def test_runs_do_not_pile_up_behind_a_delivery_that_stays_open() -> None:
     subscription = Subscription(1, 1, 0, 1, 0)
     batch = Batch(b"".join(pack([b"x"])))
     for number in range(1, 2001):
-        subscription.sent(StoredBatch(1, 0, number, number, 0, number, 0, batch).origin, 0, 1, 1000)
+        subscription.sent(StoredBatch(1, 0, number, number, 0, number, 0, 0, batch).origin, 0, 1, 1000)
         if number > 1:
             subscription.close(number, number + 1)
     assert subscription.runs[0].start == 1
