@@ -63,8 +63,12 @@ class FakeConnection(asyncio.Protocol):
     def cut(self) -> None:
         self.transport.abort()
 
-    def confirm(self, publish: m.Publish, offset: int, sequence: int, *, duplicate: bool = False) -> None:
-        self.send(m.Confirmed(request=publish.request, offset=offset, sequence=sequence, duplicate=duplicate))
+    def confirm(
+        self, publish: m.Publish, offset: int, sequence: int, *, duplicate: bool = False, dropped: int = 0
+    ) -> None:
+        self.send(
+            m.Confirmed(request=publish.request, offset=offset, sequence=sequence, duplicate=duplicate, dropped=dropped)
+        )
 
 
 class FakeBroker:
@@ -79,6 +83,8 @@ class FakeBroker:
         self.greeting: m.Reply | None = welcome()
         self.subscriptions = 0
         self.lease_ms = 0
+        self.group: str | None = None
+        """What a Subscribe is told of its group, if it names none."""
         self.answers: dict[type, Callable[..., m.Reply | None]] = {
             m.Goodbye: lambda _: m.Goodbye(),
             m.Subscribe: self.subscribed,
@@ -90,7 +96,12 @@ class FakeBroker:
 
     def subscribed(self, command: m.Subscribe) -> m.Reply:
         self.subscriptions += 1
-        result = {"subscription": self.subscriptions, "queue": command.queue, "lease_ms": self.lease_ms}
+        result = {
+            "subscription": self.subscriptions,
+            "queue": command.queue,
+            "group": command.group or self.group,
+            "lease_ms": self.lease_ms,
+        }
         return m.Done(request=command.request, result=result)
 
     async def start(self, port: int = 0) -> None:

@@ -20,9 +20,9 @@ from tests.client.fake_broker import (
 from vibemq.client import Client, subscription
 from vibemq.errors import (
     ClientClosed,
+    InvalidName,
     InvalidRequest,
     LeaseLost,
-    NotSupported,
     RequestTimeout,
     UnknownQueue,
     UsageError,
@@ -567,8 +567,8 @@ def test_closing_the_client_ends_its_consumers() -> None:
 
 def test_what_a_consumer_cannot_be() -> None:
     async def test(_: FakeBroker, client: Client) -> None:
-        with pytest.raises(NotSupported, match="group"):
-            client.consume("q", group="g")
+        with pytest.raises(InvalidName, match="group"):
+            client.consume("q", group="")
         with pytest.raises(UsageError, match="prefetch"):
             client.consume("q", prefetch=0)
 

@@ -345,10 +345,10 @@ def test_publish_many_is_one_batch_behind_what_was_published_before() -> None:
 
 def test_what_this_version_does_not_do_is_refused_before_sending() -> None:
     async def test(broker: FakeBroker, client: Client) -> None:
-        with pytest.raises(NotSupported, match="priority and ttl"):
-            await client.publish("q", b"", priority=0, ttl=1.0)
-        with pytest.raises(NotSupported, match="dedup_id"):
-            await client.publish("q", b"", dedup_id="x")
+        with pytest.raises(NotSupported, match="delay and dedup_id"):
+            await client.publish("q", b"", delay=0, dedup_id="x")
+        with pytest.raises(NotSupported, match="delay"):
+            await client.publish_topic("t", b"", delay="1s")
         with pytest.raises(InvalidName):
             await client.publish(" q", b"")
         with pytest.raises(UsageError, match="encode"):

@@ -53,20 +53,69 @@ def test_pull_gives_what_is_there_and_then_nothing() -> None:
     with_client(test)
 
 
-def test_what_comes_for_a_cancelled_pull_is_kept_for_the_next() -> None:
+async def cancelled(broker: FakeBroker, pulling: asyncio.Task[list[vibemq.Message]]) -> m.Credit:
+    """Cancel a pull that waits; the broker was asked by this credit."""
+    _, credit = await broker.next(m.Credit)
+    pulling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await pulling
+    return credit
+
+
+def test_a_pull_does_not_wait_for_one_that_was_cancelled() -> None:
+    """What still comes for that one goes back to the queue at once."""
+
     async def test(broker: FakeBroker, client: Client) -> None:
-        pulling = asyncio.create_task(client.pull("q", 2, wait=5))
-        connection, credit = await broker.next(m.Credit)
-        pulling.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await pulling
+        credit = await cancelled(broker, asyncio.create_task(client.pull("q", 2, wait=60)))
+        again = asyncio.create_task(client.pull("q", 1, wait=5))
+        connection, anew = await broker.next(m.Credit)
+        assert (credit.subscription, anew.subscription) == (1, 2)
+        assert [one.subscription for one in sent(connection, m.Unsubscribe)] == [1]
+        connection.send(deliver(bodies(2)), m.Drained(subscription=1))
+        connection.send(deliver([b"mine"], subscription=2), m.Drained(subscription=2))
+        assert [message.body for message in await again] == [b"mine"]
+
+    with_client(test)
+
+
+def test_a_cancelled_pull_leaves_the_leases_of_what_was_pulled_before() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        pulls(broker, bodies(3))
+        held, settled, lost = await client.pull("q", 3)
+        await settled.ack()
+        del broker.answers[m.Credit]
+        credit = await cancelled(broker, asyncio.create_task(client.pull("q", 2, wait=60)))
         again = asyncio.create_task(client.pull("q", 1, wait=5))
         await settle_loop()
-        assert broker.idle  # the first is not answered yet
-        connection.send(deliver(bodies(2)), m.Drained(subscription=credit.subscription))
-        assert [message.body for message in await again] == [b"0"]
-        assert [message.body for message in await client.pull("q", 5)] == [b"1"]
+        connection = broker.connections[0]
         assert broker.idle
+        assert not sent(connection, m.Unsubscribe)
+        connection.send(deliver(bodies(2, 3), delivery=4), m.Drained(subscription=credit.subscription))
+        assert [message.body for message in await again] == [b"3"]
+        (kept,) = await client.pull("q", 5)
+        assert kept.body == b"4"
+        assert broker.idle
+        await client.ack_all([held, lost, kept, *again.result()])
+        await cancelled(broker, asyncio.create_task(client.pull("q", 2, wait=60)))
+        await settle_loop()
+        assert len(sent(connection, m.Unsubscribe)) == 1  # now nothing is held
+
+    with_client(test)
+
+
+def test_a_lease_that_ended_before_its_message_was_pulled_holds_nothing() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        pulls(broker, bodies(3))
+        (first,) = await client.pull("q", 1)  # this broker sends more than it was asked for
+        broker.connections[0].send(m.LeasesLost(subscription=1, deliveries=((2, 3),)))
+        await settle_loop()
+        (third,) = await client.pull("q", 1)
+        assert third.body == b"2"
+        await client.ack_all([first, third])
+        del broker.answers[m.Credit]
+        await cancelled(broker, asyncio.create_task(client.pull("q", 1, wait=60)))
+        await settle_loop()
+        assert len(sent(broker.connections[0], m.Unsubscribe)) == 1
 
     with_client(test)
 

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
+from typing import Final
 
 import pytest
 
@@ -59,6 +60,39 @@ def test_it_has_the_verbs_of_the_asynchronous_client() -> None:
         assert list(inspect.signature(getattr(SyncMessage, name)).parameters.values()) == list(theirs.values())
 
 
+OTHERWISE: Final = {"open", "close", "consume", "pull"}
+HANDED_ON: Final = [
+    name
+    for name, _ in inspect.getmembers(SyncClient, inspect.isfunction)
+    if not name.startswith("_") and name not in OTHERWISE
+]
+
+
+@pytest.mark.parametrize("name", HANDED_ON)
+def test_a_verb_hands_all_of_its_arguments_on_and_the_result_back(name: str) -> None:
+    """Each argument is a text of its own, so that none can be mistaken for another."""
+    client = vibemq.connect_sync("vibemq://h")
+    got: list[dict[str, object]] = []
+    signature = inspect.signature(getattr(Client, name))
+
+    def record(*args: object, **named: object) -> object:
+        got.append(dict(signature.bind(client, *args, **named).arguments))
+        return asyncio.sleep(0, "result")
+
+    setattr(client._client, name, record)
+    client._bridge.call = asyncio.run  # type: ignore[method-assign, assignment]
+    parameters = [one for one in signature.parameters.values() if one.name != "self"]
+    args = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
+    named = {one.name: one.name for one in parameters if one.kind is one.KEYWORD_ONLY}
+    more = {"ttl": "1s"} if any(one.kind is one.VAR_KEYWORD for one in parameters) else {}
+    expected = None if signature.return_annotation is None else "result"
+    assert getattr(client, name)(*args, **named, **more) == expected
+    (arguments,) = got
+    del arguments["self"]
+    assert arguments.pop("settings", {}) == more
+    assert arguments == {one: one for one in [*args, *named]}
+
+
 def test_publishing() -> None:
     def test(_: FakeBroker, client: SyncClient) -> None:
         assert client.publish("q", b"x", headers={"k": 1}).id == "3-0"
@@ -97,6 +131,21 @@ def test_consuming_message_by_message_and_in_batches() -> None:
             next(messages)
         with pytest.raises(StopIteration):
             next(messages.batches())
+
+    with_sync_client(test)
+
+
+def test_consuming_and_pulling_from_a_group() -> None:
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        broker.answers[m.Credit] = lambda credit: m.Drained(subscription=credit.subscription)
+        with client.consume("q", 7, "g", start="head", exclusive=True) as messages:
+            assert (messages.queue, messages.group) == ("q", "g")
+        assert client.pull("q", 3, 0, group="h", start=5) == []
+        asked = [one for one in broker.connections[0].received if isinstance(one, m.Subscribe)]
+        assert [(one.messages, one.group, one.start, one.at, one.exclusive) for one in asked] == [
+            (7, "g", "head", 0, True),
+            (0, "h", "sequence", 5, False),
+        ]
 
     with_sync_client(test)
 

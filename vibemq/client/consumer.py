@@ -13,15 +13,18 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from types import TracebackType
-from typing import Generic
+from typing import Final, Generic
 
 from vibemq.client.link import Link
+from vibemq.client.membership import Membership
 from vibemq.client.message import M, Parcel
 from vibemq.client.requests import Pending, Requests
 from vibemq.client.settling import merged, runs_of
 from vibemq.client.subscription import Subscription, Subscriptions
-from vibemq.errors import RequestTimeout, ShuttingDown, UsageError, VibeMQError
-from vibemq.protocol import messages as m
+from vibemq.errors import ConsumerExclusive, RequestTimeout, ShuttingDown, UsageError, VibeMQError
+
+EXCLUSIVE_RETRY_SECONDS: Final = 0.5
+"""Pause before a consumer asks again that was refused as the broker has not noticed yet that its connection broke."""
 
 
 class Messages(AsyncIterator[M], Generic[M]):
@@ -33,7 +36,7 @@ class Messages(AsyncIterator[M], Generic[M]):
         requests: Requests,
         subscriptions: Subscriptions,
         make: Callable[[Parcel, int, bytes], M],
-        queue: str,
+        membership: Membership,
         *,
         prefetch: int,
         prefetch_bytes: int,
@@ -45,7 +48,7 @@ class Messages(AsyncIterator[M], Generic[M]):
         self._requests = requests
         self._subscriptions = subscriptions
         self._make = make
-        self.queue = queue
+        self._membership = membership
         self._prefetch = prefetch
         self._prefetch_bytes = prefetch_bytes
         self._bytes_max = prefetch_bytes  # of these the broker keeps so many as credit
@@ -65,6 +68,18 @@ class Messages(AsyncIterator[M], Generic[M]):
         self._error: VibeMQError | None = None
         self._closed = False
         self._extender: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
+        self._retry_until = 0.0
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue, as it was given."""
+        return self._membership.queue
+
+    @property
+    def group(self) -> str | None:
+        """The name of the group; None where the queue has none."""
+        return self._membership.group or self._membership.given
 
     # --- coming and going ------------------------------------------------------------------------------------------
 
@@ -104,16 +119,15 @@ class Messages(AsyncIterator[M], Generic[M]):
             await subscription.unsubscribe()
 
     def _subscribe(self) -> None:
+        self._stop_retry()
         if self._error is not None:  # it ended for good; the application, busy with a message, will hear of it
             return
         self._requests.start(
             Pending(
-                lambda number: m.Subscribe(
-                    request=number, queue=self.queue, messages=self._prefetch, bytes=self._prefetch_bytes
-                ),
+                lambda number: self._membership.subscribe(number, self._prefetch, self._prefetch_bytes),
                 self._subscribed,
                 self._refused,
-                _nothing,  # on_open subscribes anew
+                self._stop_retry,  # on_open subscribes anew
             )
         )
 
@@ -123,6 +137,7 @@ class Messages(AsyncIterator[M], Generic[M]):
             self._subscriptions.abandon(subscription.number)
             return
         self._subscription = subscription
+        self._membership.joined(subscription.group)
         self._bytes_max = min(self._prefetch_bytes, subscription.credit_bytes_max)
         if subscription.lease_ms:
             self._extender = self._loop.call_later(subscription.lease_ms / 3000, self._extend)
@@ -130,8 +145,25 @@ class Messages(AsyncIterator[M], Generic[M]):
             self._started.set_result(None)
 
     def _refused(self, error: VibeMQError) -> None:
-        if not isinstance(error, ShuttingDown):  # then the next broker is asked
+        if self._closed or isinstance(error, ShuttingDown):  # then the next broker is asked
+            return
+        if self._membership.gone(error):
+            self._subscriptions.stats.groups_lost += 1
+            self._subscribe()
+        elif isinstance(error, ConsumerExclusive) and self._loop.time() < self._retry_until:
+            # Perhaps it is this consumer, on the connection that broke: the broker may notice that later than we do.
+            self._retry = self._loop.call_later(EXCLUSIVE_RETRY_SECONDS, self._subscribe_again)
+        else:
             self.ended(error)
+
+    def _subscribe_again(self) -> None:
+        if self._link.is_open:  # else on_open does it
+            self._subscribe()
+
+    def _stop_retry(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
 
     def ended(self, error: VibeMQError) -> None:
         """No more messages will come. What was buffered is not this client's any more."""
@@ -146,6 +178,7 @@ class Messages(AsyncIterator[M], Generic[M]):
         if self._extender is not None:
             self._extender.cancel()
             self._extender = None
+        self._stop_retry()
         self._subscription = None
         self._subscriptions.stats.deliveries_dropped += self._buffered
         self.ready.clear()
@@ -167,6 +200,7 @@ class Messages(AsyncIterator[M], Generic[M]):
     def cut(self) -> None:
         """The connection broke: all that is buffered will come again."""
         self._forget()
+        self._retry_until = self._loop.time() + self._timeout
 
     def leases_lost(self, deliveries: tuple[tuple[int, int], ...]) -> None:
         """Drop what is not this client's any more."""
@@ -349,7 +383,3 @@ class Consuming(Generic[M]):
 def within(number: int, deliveries: tuple[tuple[int, int], ...]) -> bool:
     """Whether `number` is in one of the runs."""
     return any(first <= number < end for first, end in deliveries)
-
-
-def _nothing() -> None:
-    pass

@@ -6,13 +6,14 @@ what is the same for all stays in the parcel.
 
 from collections.abc import Callable
 from copy import copy
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import accumulate, repeat
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
 from vibemq.batch import HEADERS, Batch, Headers, unpack_headers
+from vibemq.client.moment import moment
 from vibemq.client.settling import Failure
 from vibemq.durations import Duration, milliseconds
 from vibemq.protocol import messages as m
@@ -20,7 +21,6 @@ from vibemq.protocol import messages as m
 if TYPE_CHECKING:
     from vibemq.client.subscription import Subscription
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SHOWN: Final = 40
 
 M = TypeVar("M", bound="Received")
@@ -170,7 +170,7 @@ class Received(msgspec.Struct, gc=False, eq=False):
     @property
     def published_at(self) -> datetime:
         """When the broker stored it, UTC."""
-        return EPOCH + timedelta(microseconds=self.parcel.deliver.time_us)
+        return moment(self.parcel.deliver.time_us)
 
     def __repr__(self) -> str:
         body = self.body

@@ -1,11 +1,14 @@
 """What connect() can be told, with the defaults."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TypedDict
 
+from vibemq.client.queues import Declaration, declare_of
 from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError
+from vibemq.protocol import messages as m
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -21,6 +24,7 @@ class ConnectOptions(TypedDict, total=False):
     backoff_min: Duration
     backoff_max: Duration
     chance: random.Random
+    declare: Mapping[str, Declaration]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +51,15 @@ class Options:
     """... up to this. The pause is drawn from the whole range (full jitter), so that clients do not return in step."""
     chance: random.Random = field(default_factory=random.SystemRandom)
     """Where all randomness of a client comes from: the number of its producer, and the pauses before reconnects."""
+    declare: tuple[m.Declare, ...] = ()
+    """Queues by name with their settings, declared on every connection before anything else is sent on it."""
 
     @classmethod
     def of(cls, given: ConnectOptions) -> "Options":
         """The defaults with what was `given`.
 
         Raises:
-            UsageError: an option that does not exist, or a value out of range.
+            VibeMQError: an option that does not exist, a value out of range, or a queue that cannot be declared.
         """
         known = {one.name for one in fields(cls)}
         unknown = sorted(set(given) - known)
@@ -73,7 +79,13 @@ class Options:
             backoff_min=_seconds("backoff_min", given.get("backoff_min", options.backoff_min)),
             backoff_max=_seconds("backoff_max", given.get("backoff_max", options.backoff_max)),
             chance=given.get("chance", options.chance),
+            declare=tuple(_declare(name, wanted) for name, wanted in given.get("declare", {}).items()),
         )
+
+
+def _declare(name: str, wanted: Declaration) -> m.Declare:
+    settings: dict[str, object] = dict(wanted)
+    return declare_of(name, settings.pop("on_difference", "fail"), settings)
 
 
 def _seconds(name: str, given: Duration) -> float:

@@ -1,11 +1,12 @@
-"""A message that was looked at and not taken."""
+"""Messages that were looked at and not taken."""
 
 import base64
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import TypedDict
 
 from vibemq.batch import Headers
-from vibemq.client.message import EPOCH
+from vibemq.client.moment import moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,19 +23,65 @@ class PeekedMessage:
     published_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class DeadLetter(PeekedMessage):
+    """A message that is in a dead-letter queue, and why."""
+
+    reason: str
+    """max-attempts, rejected, expired, overflow or unroutable."""
+    source: str | None
+    """The queue that it came from, by its present name; None when that is gone, or there never was one."""
+    attempts: int
+    """How many failed."""
+    error: str
+    """What the last nack or reject gave as its reason; the topic, of what was unroutable."""
+    dead_at: datetime
+    """When it died, UTC."""
+
+
+class _Facts(TypedDict):
+    body: bytes
+    headers: Headers
+    id: str
+    queue: str
+    sequence: int
+    attempt: int
+    redelivered: bool
+    published_at: datetime
+
+
 def peeked(queue: str, facts: dict[str, object]) -> PeekedMessage:
     """The message in one entry of the answer to a Peek."""
-    headers = facts.get("headers")
-    return PeekedMessage(
-        body=_body(facts),
-        headers=headers if isinstance(headers, dict) else {},
-        id=str(facts.get("id", "")),
-        queue=queue,
-        sequence=_number(facts.get("sequence")),
-        attempt=_number(facts.get("attempt", 1)),
-        redelivered=bool(facts.get("redelivered")),
-        published_at=_time(facts),
+    return PeekedMessage(**_facts(queue, facts))
+
+
+def dead_letter(queue: str, facts: dict[str, object]) -> DeadLetter:
+    """The message in one entry of the answer to a DeadLetters."""
+    found = facts.get("dead")
+    dead = found if isinstance(found, dict) else {}
+    source = dead.get("queue")
+    return DeadLetter(
+        **_facts(queue, facts),
+        reason=str(dead.get("reason", "")),
+        source=source if isinstance(source, str) else None,
+        attempts=_number(dead.get("attempts")),
+        error=str(dead.get("error", "")),
+        dead_at=_time(dead, "at"),
     )
+
+
+def _facts(queue: str, facts: dict[str, object]) -> _Facts:
+    headers = facts.get("headers")
+    return {
+        "body": _body(facts),
+        "headers": headers if isinstance(headers, dict) else {},
+        "id": str(facts.get("id", "")),
+        "queue": queue,
+        "sequence": _number(facts.get("sequence")),
+        "attempt": _number(facts.get("attempt", 1)),
+        "redelivered": bool(facts.get("redelivered")),
+        "published_at": _time(facts, "published_at"),
+    }
 
 
 def _body(facts: dict[str, object]) -> bytes:
@@ -50,8 +97,8 @@ def _number(value: object) -> int:
     return value if isinstance(value, int) else 0
 
 
-def _time(facts: dict[str, object]) -> datetime:
-    text = facts.get("published_at")
+def _time(facts: dict[str, object], name: str) -> datetime:
+    text = facts.get(name)
     if isinstance(text, str):
         return datetime.fromisoformat(text).astimezone(UTC)
-    return EPOCH + timedelta(microseconds=_number(facts.get("published_at_us")))
+    return moment(_number(facts.get(f"{name}_us")))

@@ -29,6 +29,8 @@ class Requests:
         self._link = link
         self._timeout = timeout
         self._pending: dict[int, Pending] = {}
+        self.on_resume: Callable[[], None] = _nothing
+        """What is to be asked on a new connection before anything is asked again."""
         link.handlers[m.Done] = self._done
         link.on_cut.append(self._cut)
         link.on_closed.append(self._closed)
@@ -91,6 +93,7 @@ class Requests:
     def resume(self) -> None:
         """A connection opened: send again what has no answer."""
         waiting, self._pending = self._pending, {}
+        self.on_resume()
         for pending in waiting.values():
             self.start(pending)
 
@@ -118,3 +121,7 @@ class Requests:
         waiting, self._pending = self._pending, {}
         for pending in waiting.values():
             pending.failed(error)
+
+
+def _nothing() -> None:
+    pass

@@ -66,6 +66,7 @@ class Subscription:
         "ack_end",
         "ack_first",
         "credit_bytes_max",
+        "group",
         "lease_ms",
         "number",
         "queue",
@@ -82,6 +83,7 @@ class Subscription:
         lease_ms: int,
         taker: Taker,
         credit_bytes_max: int = COUNT_MAX,
+        group: str | None = None,
     ) -> None:
         """The broker's subscription `number` to `queue`."""
         self._subscriptions = subscriptions
@@ -89,6 +91,8 @@ class Subscription:
         self.number, self.queue, self.lease_ms, self.taker = number, queue, lease_ms, taker
         self.credit_bytes_max = credit_bytes_max
         """Credit above so many bytes the broker does not keep."""
+        self.group = group
+        """The name of its group, where it has one."""
         self.void = False
         self.ack_first = self.ack_end = 0
         self.settled = 0
@@ -277,7 +281,9 @@ class Subscriptions:
         credit_bytes_max = facts.get("credit_bytes_max", COUNT_MAX)  # an older broker does not say
         if not isinstance(credit_bytes_max, int):
             raise MalformedFrame(f"the broker answered a subscribe with {result!r}")
-        subscription = Subscription(self, number, queue, lease_ms, taker, credit_bytes_max)
+        group = facts.get("group")
+        name = group if isinstance(group, str) and group else None
+        subscription = Subscription(self, number, queue, lease_ms, taker, credit_bytes_max, name)
         self._present[number] = subscription
         return subscription
 
