@@ -11,15 +11,17 @@ from tests.log.building import LOG_ID, fill, new_log, open_log, seal_all
 from tests.sim.disk import SimulatedDisk
 from vibemq import events as e
 from vibemq.batch import Batch, pack
+from vibemq.declaration import Mode, Overflow, QueueSettings
 from vibemq.errors import CorruptLog, FormatUnsupported
-from vibemq.events import QueueSettings
 from vibemq.log.frame import HEADER_BYTES, MAGIC_AT, Record
 from vibemq.log.index import Checkpoint, MemoryIndex
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker, Subscribing
+from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
+from vibemq.server.queue_settings import QueueDefaults
 from vibemq.server.storage import Storage, restore
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "events"
@@ -43,7 +45,7 @@ def run_events(data: bytes) -> None:
 def _event_seeds() -> list[bytes]:
     golden = [
         bytes([int(path.name[:3]), int(path.stem.rpartition("v")[2])]) + bytes.fromhex(path.read_text())
-        for path in sorted(GOLDEN.glob("*.hex"))  # 020-Published-v1.hex
+        for path in sorted(GOLDEN.rglob("*.hex"))  # 020-Published-v1.hex
     ]
     return [*golden, *(bytes([record.tag, record.version]) + record.facts for record in _life()[1])]
 
@@ -160,31 +162,60 @@ class _Noted:
         self.tag, self.version, self.facts = event.TAG, event.VERSION, e.encode(event)
 
 
+_PATTERNS = (
+    ("fan", {"mode": Mode.FAN_OUT}),
+    ("urgent", {"mode": Mode.PRIORITY, "max_length": 20, "overflow": Overflow.DROP_NEWEST}),
+)
+
+
 @functools.cache
 def _life() -> tuple[Checkpoint, list[_Noted]]:
     """A checkpoint taken in the middle of a short life, and all of that life's events."""
-    broker, saved = Broker(Projector(), Limits(), QueueSettings(max_attempts=2)), Checkpoint(0, {})
+    broker = Broker(Projector(), Limits(), QueueDefaults(QueueSettings(max_attempts=2), _PATTERNS))
+    saved = Checkpoint(0, {})
     journal = broker.journal
     journal.now_us = TIME_US
     broker.start("1", TIME_US)
     connection = broker.connect("c", "here", "binary", 5)
     broker.subscribe(Subscribing(connection, 1, "q", None, 100, 1 << 20))
+    for group in ("g", None):
+        broker.subscribe(Subscribing(connection, 1, "fan", group, 4, 1 << 20))
+    for queue, pattern in ((1, "a.#"), (2, "a.b"), (2, "*.b")):
+        journal.record(e.Bound(queue, pattern, connection))
     for number in range(1, 40, 3):
         journal.now_us += 1_000_000
-        broker.publishing.publish(Publish(connection, 2, "q", number, Batch(b"".join(pack([b"x"] * 3)))))
-        broker.deliveries.dispatch()
+        batch = Batch(b"".join(pack([b"x"] * 3, priority=number % 10, ttl_ms=4_000 * (number % 2))))
+        broker.publishing.publish(Publish(connection, 2, "q", number, batch))
+        broker.publishing.publish(Publish(connection, 3, "urgent", 1_000 + number, batch))
+        broker.publishing.publish(Publish(connection, 4, "a.b", 2_000 + number, batch, to_topic=True))
+        broker.end_turn()
         broker.deliveries.ack(connection, 1, ((number, number + 1),), 0)
         broker.deliveries.nack(
             connection, 1, ((number + 1, number + 2),), 0, delay_ms=3, reason="r", reject=number > 20
         )
         broker.tick()
+        if number == 19:
+            journal.record(_first_redriven(journal))
         if number == 22:
             saved = Checkpoint(
                 journal.next_offset, {one.key: (one.as_of, parts.encode(one)) for one in journal.state.parts()}
             )
+    broker.delete_group(connection, 3, "fan", "g")
     broker.disconnect(connection, "gone", lost=True)
     broker.stop("end")
     return saved, [_Noted(record.event, record.time_us) for record in journal.records]
+
+
+def _first_redriven(journal: Journal) -> e.Redriven:
+    """The first dead letter goes back to work, although it failed before."""
+    state = journal.state
+    number, dead = next(iter(state.dead.items()))
+    run = dead.runs[0]
+    event = journal.records[run.offset].event
+    assert isinstance(event, e.DeadLettered)
+    target, refs = state.queues[run.queue], ((*event.refs[0][:2], 1),)
+    spans, size = ((0, run.start, run.start + 1),), event.bytes // event.count
+    return e.Redriven(number, spans, size, 1, target.id, run.lane, target.next[run.lane], refs, 1)
 
 
 def run_checkpoint(data: bytes) -> None:

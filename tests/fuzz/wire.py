@@ -8,8 +8,8 @@ from tests.protocol import strategies
 from tests.protocol.examples import BATCH, COMMANDS, KEYED, REPLIES
 from vibemq import events as e
 from vibemq.batch import TTL_MS_MAX, Batch, pack
+from vibemq.declaration import QueueSettings
 from vibemq.errors import InvalidRequest, RequestError, VibeMQError
-from vibemq.events import QueueSettings
 from vibemq.projections.projector import Projector
 from vibemq.protocol import binary, json_lines
 from vibemq.protocol import messages as m
@@ -17,8 +17,10 @@ from vibemq.protocol.frames import HEAD, PREFACE
 from vibemq.protocol.session import ClientSession, ServerSession, State
 from vibemq.server.broker import Broker
 from vibemq.server.commands import COMMANDS as CALLS
+from vibemq.server.effects import Find
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
+from vibemq.server.queue_settings import QueueDefaults
 
 FRAME_BYTES_MAX = 4096
 HELLO = PREFACE + b"".join(binary.encode_command(m.Hello()))
@@ -182,7 +184,8 @@ def run_requests(data: bytes) -> None:
 
 
 def _noted() -> tuple[Broker, list[tuple[e.Event, int]]]:
-    broker = Broker(Projector(), Limits(queues=20, subscriptions_per_connection=5), QueueSettings(max_attempts=2))
+    limits = Limits(queues=20, subscriptions_per_connection=5, groups_per_queue=5)
+    broker = Broker(Projector(), limits, QueueDefaults(QueueSettings(max_attempts=2)), unroutable="lost")
     broker.journal.now_us = START_US
     broker.start("1", START_US)
     log: list[tuple[e.Event, int]] = []
@@ -194,7 +197,15 @@ def _carry_out(broker: Broker, connection: int, command: m.Command | m.Refused) 
     try:
         if isinstance(command, m.Publish):
             broker.publishing.publish(
-                Publish(connection, command.request, command.queue, command.sequence, command.batch, command.oldest)
+                Publish(
+                    connection,
+                    command.request,
+                    command.queue,
+                    command.sequence,
+                    command.batch,
+                    command.oldest,
+                    command.to_topic,
+                )
             )
         elif (call := CALLS.get(type(command))) is not None:
             call(broker, connection, command)
@@ -210,7 +221,10 @@ def _turn(broker: Broker, log: list[tuple[e.Event, int]]) -> None:
         assert effect.after <= journal.next_offset
     journal.records.clear()
     journal.effects.clear()
-    journal.loads.clear()
+    loads, journal.loads = journal.loads, []
+    for load in loads:  # messages are not kept here: what was asked for stays away
+        if isinstance(load, Find):
+            broker.found(load, load.first)
 
 
 def _lines() -> list[bytes]:
