@@ -93,7 +93,8 @@ TABLE: Final = (
     Row("log.*",         "errors batch events log.*",                       THREADS, "msgspec xxhash"),
 
     Row("projections.*", "errors batch declaration events projections.*",   VALUES,  "msgspec xxhash sortedcontainers"),
-    Row("history.*",     "errors batch events log.* projections.* history.*", VALUES | {"pathlib"}, "msgspec"),
+    Row("history.*",     "errors batch declaration events log.* projections.* history.*",
+                                                                            VALUES | {"pathlib"}, "msgspec"),
     Row("protocol.*",    "errors batch protocol.*",                         VALUES,  "msgspec xxhash"),
 
     *(Row(part,          f"{BELOW_BROKER} {BROKER}", VALUES, "msgspec") for part in BROKER.split()),

@@ -6,12 +6,14 @@ from typing import Any, Final, Self
 
 from vibemq import batch
 from vibemq.batch import Batch
-from vibemq.events import QueueSettings, SegmentSealed
+from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.projections import part as parts
 from vibemq.server.broker import Broker, Subscribing
+from vibemq.server.effects import Find
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
+from vibemq.server.queue_settings import QueueDefaults
 from vibemq.server.storage import Storage
 
 LOG_ID: Final = 0x5EED_0F_7E575
@@ -24,7 +26,7 @@ class Driver:
 
     def __init__(self, folder: Path, *, now_us: int = START_US, segment_bytes: int = 1 << 20) -> None:
         self.storage = Storage.open(folder, segment_bytes, 4096, lambda: LOG_ID, now_us)
-        self.broker = Broker(self.storage.state, Limits(), QueueSettings())
+        self.broker = Broker(self.storage.state, Limits(), QueueDefaults())
         self.now_us = max(now_us, self.storage.state.audit.last_us)
         self.requests = 0
         self._next()
@@ -57,7 +59,7 @@ class Driver:
         """Hand out, read back what is needed for it, and make everything durable."""
         journal = self.broker.journal
         while True:
-            self.broker.deliveries.dispatch()
+            self.broker.end_turn()
             for record in journal.records:
                 self.storage.append(record)
             journal.records.clear()
@@ -67,10 +69,13 @@ class Driver:
                 log.write_group(group, sync=True)
                 log.group_done(group, synced=True)
             loads, journal.loads = journal.loads, []
-            if not loads:
+            if not loads and not self.broker.has_more:
                 return
             for load in loads:
-                self.broker.loaded(load, self.storage.load(load))
+                if isinstance(load, Find):
+                    self.broker.found(load, self.storage.find(load))
+                else:
+                    self.broker.loaded(load, self.storage.load(load))
 
     def connect(self, name: str, port: int = 50_000) -> int:
         self._next()

@@ -51,7 +51,7 @@ def _tampered(folder: Path) -> None:
     with Driver(folder) as driver:
         driver.publish(driver.connect("shop", 50_001), "orders", b"order 1")
         snapshot = driver.storage.state.queues[1].snapshot()
-        snapshot[6] += 1  # its bytes
+        snapshot[8] += 1  # its bytes
         driver.checkpoint({"queue/1": parts._encoder.encode(snapshot)})
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from vibemq import batch
 from vibemq import events as e
 from vibemq.batch import Batch
+from vibemq.declaration import QueueSettings
 from vibemq.errors import BeyondLog, RequestError, UsageError
 from vibemq.history.audit import KINDS, Filter, MessageId, select
 from vibemq.history.names import Names
@@ -20,9 +21,10 @@ from vibemq.history.times import parse_time, rfc3339
 from vibemq.history.wording import facts, words
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker, Subscribing
-from vibemq.server.effects import StoredBatch
+from vibemq.server.effects import Find, StoredBatch
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
+from vibemq.server.queue_settings import QueueDefaults
 
 QUEUES = ("a", "b", "a.dlq")
 CLIENTS = ("shop", "worker", "")
@@ -41,7 +43,7 @@ class World:
     """A broker in memory whose records are kept. Every command is given by small numbers."""
 
     def __init__(self) -> None:
-        self.broker = Broker(Projector(), Limits(), e.QueueSettings(max_attempts=2))
+        self.broker = Broker(Projector(), Limits(), QueueDefaults(QueueSettings(max_attempts=2)))
         self.kept: list[Kept] = []
         self.connections: list[int] = []
         self.subscriptions: list[tuple[int, int]] = []
@@ -54,8 +56,11 @@ class World:
         self.broker.deliveries.dispatch()
         while journal.loads:  # all messages are alike, so what is to be read back is known
             load = journal.loads.pop()
+            if isinstance(load, Find):
+                self.broker.found(load, load.first)
+                continue
             one = Batch(b"".join(batch.pack([b"x"])))
-            self.broker.loaded(load, [StoredBatch(load.queue, load.lane, load.sequence, 0, 0, 0, 0, one)])
+            self.broker.loaded(load, [StoredBatch(load.queue, load.lane, load.sequence, 0, 0, 0, 0, 0, one)])
             self.broker.deliveries.dispatch()
         for record in journal.records:
             self.kept.append(Kept(len(self.kept), record.time_us, record.event.TAG, record.event))
@@ -107,7 +112,7 @@ class World:
             self.broker.stop("stopped")
         self.end_turn()
         journal = self.broker.journal
-        self.broker = Broker(journal.state, Limits(), e.QueueSettings(max_attempts=2))
+        self.broker = Broker(journal.state, Limits(), QueueDefaults(QueueSettings(max_attempts=2)))
         self.broker.journal.now_us = journal.now_us
         self.broker.start("0", 0)
 
@@ -332,7 +337,7 @@ EVENTS = [
     e.BrokerStarted("0.1\x1b[2J", False, 1),
     e.ClientRefused("1.2.3.4", "too many\nconnections", 2),
     e.ClientConnected(1, "evil\x1b]0;x\x07", "1.2.3.4:5", "json"),
-    e.QueueDeclared(1, "q", e.QueueSettings(dead_letter_queue="x\ny"), 0),
+    e.QueueDeclared(1, "q", QueueSettings(dead_letter_queue="x\ny"), 0),
     e.DeadLettered(1, 0, 1, ((0, 1, 2),), 3, e.DeadReason.REJECTED, 1, "a\r\nb", 0, 0, ((1, 0, 1),)),
     e.Released(1, 0, 1, ((3, 1, 2), (0, 4, 9)), 3, e.ReleaseReason.NACKED, True, 1 << 62, "\x9b"),
     e.SegmentSealed(0, 4, b"\xff" * 32, bytes(32)),

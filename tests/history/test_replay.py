@@ -111,7 +111,7 @@ def test_a_checkpoint_that_the_log_contradicts_is_different(tmp_path: Path) -> N
         client = driver.connect("a")
         driver.publish(client, "q", b"1")
         snapshot = driver.storage.state.queues[1].snapshot()
-        snapshot[4] = [(0, 7)]  # the next sequence
+        snapshot[5] = [(0, 7)]  # the next sequence
         driver.checkpoint({"queue/1": parts._encoder.encode(snapshot)})
         driver.publish(client, "q", b"2")
     verdict = replay(History.open(tmp_path)).checkpoint

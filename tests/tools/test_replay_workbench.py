@@ -117,10 +117,9 @@ def long_history(folder: Path) -> tuple[int, int]:
 
 def test_bisect_finds_the_first_event_for_each_part(tmp_path: Path) -> None:
     released, dead = long_history(tmp_path / "data")
-    other = overlay(
-        tmp_path / "other", "projections/dead_letter.py", "event.attempts, event.error)", 'event.attempts, "")'
-    )
-    path = other / "vibemq" / "projections" / "queue.py"
+    old, new = "                event.error,\n", '                "",\n'
+    other = overlay(tmp_path / "other", "projections/dead_letter.py", old, new)
+    path = other / "vibemq" / "projections" / "group.py"
     text = path.read_text()
     assert text.count("lane.count_failure(start, end)") == 1
     path.write_text(text.replace("lane.count_failure(start, end)", "lane.count_failure(start, start)"))
@@ -161,7 +160,7 @@ def test_a_difference_that_passes_is_found_when_every_event_is_compared(tmp_path
             driver.ack(client, subscription, number, number + 1)
         driver.disconnect(client)
     old, new = "lane.count_failure(start, end)", "lane.count_failure(start, start)"
-    other = overlay(tmp_path / "other", "projections/queue.py", old, new)
+    other = overlay(tmp_path / "other", "projections/group.py", old, new)
     assert bisected(tmp_path / "data", other).stdout == ""
     (found,) = map(json.loads, bisected(tmp_path / "data", other, "--every", "1").stdout.splitlines())
     assert (found["part"], found["offset"]) == ("queue/1", released + 1)
