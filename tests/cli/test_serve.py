@@ -80,6 +80,20 @@ def test_a_configuration_that_makes_no_sense_is_refused_with_what_would(tmp_path
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_queues_of_the_configuration_are_there_from_the_start(tmp_path: Path) -> None:
+    config = tmp_path / "c.toml"
+    config.write_text("auto_create = false\n[queues.orders]\nmode = 'priority'\nlease = '1m'")
+    with served(tmp_path / "d", "--config", str(config)) as broker:
+        shown = json.loads(broker.run("queue", "show", "orders", "--json").stdout)
+        assert (shown["mode"], shown["settings"]["lease_ms"]) == ("priority", 60_000)
+        broker.stop()
+        config.write_text("[queues.orders]\nmode = 'fan-out'")
+        done = run("serve", "--data", str(tmp_path / "d"), "--config", str(config), "--listen", "127.0.0.1:0")
+    assert done.returncode == 1
+    assert b"mode is 'priority', not 'fan-out'" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_a_configuration_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     done = run("serve", "--config", str(tmp_path / "none.toml"))
     assert done.returncode == 1

@@ -113,6 +113,7 @@ def test_a_topic_finds_the_queues_that_are_bound_to_it(steps: list[tuple[str, Pa
 def test_the_bindings_are_those_of_a_set(steps: list[tuple[str, Pair]], asked: Pair) -> None:
     bindings, pairs = built(steps)
     assert list(bindings.everything()) == [(pattern, queue) for queue, pattern in sorted(pairs)]
+    assert bindings.count == Bindings.restore(bindings.snapshot(), 0).count == len(pairs)
     for queue, pattern in {asked, *pairs}:
         assert bindings.holds(queue, pattern) == ((queue, pattern) in pairs)
         assert bindings.patterns(queue) == sorted(found for number, found in pairs if number == queue)

@@ -363,7 +363,7 @@ class BrokerMachine(RuleBasedStateMachine):
         if sure:
             return
         ended = {consumer.number for consumer in self.model.of_queue(queue)}
-        self.rig.broker.delete(self.connection(which), 1, queue.name)
+        self.rig.broker.delete(self.connection(which), 1, queue.name, 0)
         *endings, answer = self.settle()
         assert isinstance(answer, f.Answer)
         assert answer.result == {"count": sum(one.state is not State.SETTLED for one in queue.messages), "until_us": 0}

@@ -1,16 +1,21 @@
 """docs/configuration.md says what the configuration file may say."""
 
+import asyncio
 import json
+import logging
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from vibemq.errors import ConfigError
 from vibemq.events import Backoff, Mode, Overflow
-from vibemq.server.queue_settings import PLAIN
+from vibemq.server.clock import BrokerClock
+from vibemq.server.queue_settings import PLAIN, Declaration
 from vibemq.server.queue_tables import BIND, KEYS
+from vibemq.server.runtime import Runtime
 from vibemq.server.settings import DEFAULT_PORT, Settings, load_toml
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text("utf-8")
@@ -58,6 +63,30 @@ def test_the_examples_are_configurations(text: str, tmp_path: Path) -> None:
     (tmp_path / "c.toml").write_text(text)
     found = Settings(**load_toml(tmp_path / "c.toml"))
     assert found.queues or found.defaults.patterns
+
+
+def test_a_broker_starts_with_the_first_example_and_has_its_queues(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(EXAMPLES[0])
+    settings = replace(Settings(**load_toml(tmp_path / "c.toml")), data=tmp_path / "data")
+
+    async def run() -> list[tuple[str, Mode]]:
+        runtime = Runtime(settings, "1", BrokerClock(), logging.getLogger("test"))
+        state = runtime.open().state
+        runtime.start(lambda: None)
+        await runtime.stop("the test is over")
+        assert runtime.failure is None
+        assert [state.queues[number].name for number in state.bindings.match("orders.new")] == [
+            "orders",
+            "orders.archive",
+        ]
+        return [(queue.name, queue.settings.mode) for queue in state.queues.values()]
+
+    for _ in range(2):
+        assert asyncio.run(run()) == [("orders", Mode.PRIORITY), ("orders.archive", Mode.FAN_OUT)]
+    other = replace(settings, queues={"orders": Declaration({"mode": Mode.FAN_OUT})})
+    for _ in range(2):  # it has let go of the folder
+        with pytest.raises(ConfigError, match="queue 'orders' exists with other settings: mode is 'priority'"):
+            Runtime(other, "1", BrokerClock(), logging.getLogger("test")).open()
 
 
 def test_the_examples_do_what_is_said_of_them(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_a_default_that_does_not_fit_is_left_out() -> None:
 
 def test_dead_letters_have_defaults_of_their_own() -> None:
     defaults = QueueDefaults(patterns=(("#", {"ttl_ms": 5}), ("orders.*", {"ttl_ms": 6}), ("#.dlq", {"max_length": 7})))
-    assert defaults.of("orders.dlq", base=DEAD_LETTER_QUEUE) == QueueSettings(max_attempts=0, max_length=7)
+    assert defaults.of("orders.dlq", base=DEAD_LETTER_QUEUE) == msgspec.structs.replace(DEAD_LETTER_QUEUE, max_length=7)
     assert defaults.of("orders.eu") == QueueSettings(ttl_ms=6)
 
 
