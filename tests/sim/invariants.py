@@ -140,10 +140,13 @@ class Ledger:
         elif isinstance(event, e.DeadLettered):
             self.left[event.queue] += sum(end - start for _, start, end in event.spans)
             self.came[event.dead_queue] += event.count
-        elif isinstance(event, e.QueuePurged | e.QueueDeleted):
+        elif isinstance(event, e.QueuePurged):
             self.left[event.queue] += event.count
-            if isinstance(event, e.QueueDeleted) and self.came[event.queue] != self.left[event.queue]:
+        elif isinstance(event, e.QueueDeleted):
+            if self.came[event.queue] - self.left[event.queue] != event.count:
                 raise Violation(f"queue {event.queue} was deleted with {event.count} messages, which does not add up")
+            if not event.until_us:  # else they are kept for a while, and go with an event like this one
+                self.left[event.queue] += event.count
 
     def check(self, state: Projector) -> None:
         """Message conservation: what came and has not left is there, and is ready, held, or waiting."""
