@@ -104,7 +104,7 @@ def _keys(queue: int, spans: Spans) -> list[tuple[int, int]]:
 def _is_there(state: Projector, queue: int, number: int) -> bool:
     """Whether a message is held or waits: what was purged or deleted is not heard of again."""
     found = state.queues.get(queue)
-    if found is None:
+    if found is None or found.deleted_until_us:
         return False
     group = found.groups[DEFAULT_GROUP]
     held = any(numbers.within(number, number + 1) for lanes in group.held.values() for numbers in lanes.values())

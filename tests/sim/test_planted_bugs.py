@@ -243,8 +243,8 @@ def settled_messages_miscounted(patch: pytest.MonkeyPatch) -> None:
 def deleted_before_it_is_durable(patch: pytest.MonkeyPatch) -> None:
     delete = Broker.delete
 
-    def at_once(broker: Broker, connection: int, request: int, name: str) -> None:
-        delete(broker, connection, request, name)
+    def at_once(broker: Broker, connection: int, request: int, name: str, grace_ms: int | None) -> None:
+        delete(broker, connection, request, name, grace_ms)
         effects = broker.journal.effects
         effects[-1] = effects[-1]._replace(after=0)
 

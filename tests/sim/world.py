@@ -357,7 +357,8 @@ class World:
     def _is_drained(self) -> bool:
         held = any(consumer.open for consumer in self.clients[0].consumers.values())
         waiting = any(client.unconfirmed for client in self.clients)
-        return not held and not waiting and all(queue.length == 0 for queue in self.shell.state.queues.values())
+        there = [queue for queue in self.shell.state.queues.values() if not queue.deleted_until_us]
+        return not held and not waiting and all(queue.length == 0 for queue in there)
 
     def _send_again(self, reader: Client) -> None:
         """Publish what was refused, ack what came, ask for more."""
