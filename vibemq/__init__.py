@@ -11,11 +11,22 @@
 `connect_sync` has the same verbs, blocking. Errors are in vibemq.errors.
 """
 
-from vibemq.client import Client, Message, PeekedMessage, Receipt, SyncClient, SyncMessage, connect, connect_sync
+from vibemq.client import (
+    Client,
+    DeadLetter,
+    Message,
+    PeekedMessage,
+    Receipt,
+    SyncClient,
+    SyncMessage,
+    connect,
+    connect_sync,
+)
 from vibemq.errors import VibeMQError
 
 __all__ = [
     "Client",
+    "DeadLetter",
     "Message",
     "PeekedMessage",
     "Receipt",

@@ -102,6 +102,7 @@ def test_what_was_on_its_way_when_the_queue_opened_does_not_overtake() -> None:
             assert command.sequence == expected.sequence
             connection.confirm(command, 1, 1)
         await asyncio.gather(*calls)
+        assert client.stats.publishes_blocked == 2
 
     with_client(test)
 
@@ -151,6 +152,20 @@ def test_a_timeout_says_that_the_queue_is_full_and_nothing_was_stored() -> None:
             assert command.oldest == command.sequence
             connection.confirm(command, 1, 1)
             await late
+
+    with_broker(test)
+
+
+def test_who_finds_no_room_is_told_which_queue_takes_it() -> None:
+    async def test(broker: FakeBroker) -> None:
+        async with vibemq.connect(broker.url, timeout=0.1, pending_messages_max=1) as client:
+            calls = [publish(client, "q", b"held")]
+            refuse(*await broker.next(m.Publish))
+            calls += [publish(client, "q", b"next"), publish(client, "other", b"no room")]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert all(isinstance(result, RequestTimeout) for result in results)
+            assert "no room" in str(results[2])
+            assert str(results[2]).endswith("Full, or taking no more for now: 'q'.")
 
     with_broker(test)
 

@@ -100,8 +100,9 @@ class DeadLetters(Administration):
         """Send dead letters back to the queues they came from, or to the queue `to`; their attempts count on.
 
         `count` is how many at most (None: all that pass the filters), `rate` how many a second. With `dry_run` nothing
-        is moved. `on_progress` is called after each request with what was moved until then; a blocking client calls it
-        on its own thread. Stopping half-way leaves the rest where it is.
+        is moved, and all that pass the filters are counted, whatever `count` says. `on_progress` is called after each
+        request with what was moved until then; a blocking client calls it on its own thread. Stopping half-way leaves
+        the rest where it is.
 
         Raises:
             UnknownQueue: there is none of that name.

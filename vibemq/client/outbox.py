@@ -176,9 +176,10 @@ class Outbox:
 
     def _hold(self, batch: Outgoing) -> None:
         """Keep a batch until its queue takes some again."""
-        if not batch.blocked:
-            batch.blocked = True
+        if not batch.waited:
+            batch.waited = True
             self._stats.publishes_blocked += batch.count
+        batch.blocked = True
         heappush(self._held.setdefault(batch.route.place, []), (batch.order, batch))
 
     def _unblock(self, reply: m.Unblocked) -> None:

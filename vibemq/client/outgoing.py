@@ -95,7 +95,8 @@ class Outgoing:
     """A batch without an answer. `futures` wait for one message each, or `whole` for all of them.
 
     `order` counts the batches of this client. `sequence` is the producer's number of its first message, and 0 until it
-    is sent. `sent`: the broker may have stored it. `blocked`: it has not, and waits until its queue takes it.
+    is sent. `sent`: the broker may have stored it. `blocked`: it has not, and waits for its queue. `waited`: it
+    had to, at least once.
     """
 
     __slots__ = (
@@ -110,6 +111,7 @@ class Outgoing:
         "route",
         "sent",
         "sequence",
+        "waited",
         "whole",
     )
 
@@ -120,7 +122,7 @@ class Outgoing:
         self.order = self.sequence = 0
         self.futures: list[asyncio.Future[Receipt]] = []
         self.whole: asyncio.Future[list[Receipt]] | None = None
-        self.sent = self.blocked = self.abandoned = False
+        self.sent = self.blocked = self.waited = self.abandoned = False
 
     def confirmed(self, reply: m.Confirmed) -> None:
         """Tell everybody who waits. Who was cancelled meanwhile is passed over."""
