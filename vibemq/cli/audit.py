@@ -48,7 +48,7 @@ def _time(_: click.Context, __: click.Parameter, text: str | None) -> int | None
 @click.option(
     "--data", type=click.Path(path_type=Path), default=Path("vibemq-data"), show_default=True, help="The data folder."
 )
-@click.option("--queue", help="Events about this queue, dead letters that came to it too.")
+@click.option("--queue", help="Events about this queue, and what came to it: from topics, as dead letters.")
 @click.option("--client", help="Events of this client: its name, its address, or # and the connection's number.")
 @click.option("--message", callback=_message, metavar="ID", help="All that happened to one message, such as 12-0.")
 @click.option(
@@ -124,6 +124,7 @@ def _facts(entry: Entry) -> dict[str, object]:
         "time": rfc3339(entry.time_us),
         "kind": entry.kind,
         "queue": entry.queue,
+        "group": entry.group,
         "client": None if client is None else client.name,
         "address": getattr(entry.event, "address", None) if client is None else client.address,
         "text": entry.text,

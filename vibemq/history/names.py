@@ -1,12 +1,13 @@
-"""Who the numbers in events are: names of queues and clients, from the events that introduced them.
+"""Who the numbers in events are: names of queues, groups and clients, from the events that introduced them.
 
 Names are known from their event on until the one that ends them, as numbers are never used again: what is kept is what
-was alive at the same time, however long the log.
+was alive at the same time, or could be brought back, however long the log.
 """
 
 from typing import Final, NamedTuple
 
 from vibemq import events as e
+from vibemq.declaration import Mode
 
 NAMING: Final = frozenset(
     {
@@ -15,7 +16,11 @@ NAMING: Final = frozenset(
         e.Tag.CLIENT_CONNECTED,
         e.Tag.CLIENT_DISCONNECTED,
         e.Tag.QUEUE_DECLARED,
+        e.Tag.QUEUE_RENAMED,
         e.Tag.QUEUE_DELETED,
+        e.Tag.QUEUE_UNDELETED,
+        e.Tag.GROUP_CREATED,
+        e.Tag.GROUP_DELETED,
         e.Tag.SUBSCRIBED,
         e.Tag.UNSUBSCRIBED,
     }
@@ -35,19 +40,40 @@ class Client(NamedTuple):
         return f"{self.name or f'#{self.connection}'} ({self.address})"
 
 
+class _Queue:
+    """What is known of a queue: its name, the one before while it gets another, and its groups."""
+
+    __slots__ = ("former", "groups", "mode", "name")
+
+    def __init__(self, name: str, mode: Mode) -> None:
+        self.name, self.mode = name, mode
+        self.former: str | None = None
+        self.groups: dict[int, str] = {}
+
+    def call(self, name: str) -> None:
+        """It has another name from now on."""
+        self.former, self.name = self.name, name
+
+
 class Names:
     """What is known at one point of the log. Call `introduce` before, and `forget` after an event is looked at."""
 
     def __init__(self) -> None:
         """Know nobody."""
-        self._queues: dict[int, str] = {}
+        self._queues: dict[int, _Queue] = {}
         self._clients: dict[int, Client] = {}
         self._subscriptions: dict[int, int] = {}
 
     def introduce(self, event: e.Event) -> None:
         """Learn who comes with this event."""
         if isinstance(event, e.QueueDeclared):
-            self._queues[event.queue] = event.name
+            self._queues[event.queue] = _Queue(event.name, event.settings.mode)
+        elif isinstance(event, e.QueueRenamed | e.QueueUndeleted):
+            if (queue := self._queues.get(event.queue)) is not None:
+                queue.call(event.name)
+        elif isinstance(event, e.GroupCreated):
+            if (queue := self._queues.get(event.queue)) is not None:
+                queue.groups[event.group] = event.name
         elif isinstance(event, e.ClientConnected):
             self._clients[event.connection] = Client(event.connection, event.name, event.address)
         elif isinstance(event, e.Subscribed):
@@ -56,7 +82,14 @@ class Names:
     def forget(self, event: e.Event) -> None:
         """Let go of who leaves with this event."""
         if isinstance(event, e.QueueDeleted):
-            self._queues.pop(event.queue, None)
+            if not event.until_us:
+                self._queues.pop(event.queue, None)
+        elif isinstance(event, e.QueueRenamed | e.QueueUndeleted):
+            if (queue := self._queues.get(event.queue)) is not None:
+                queue.former = None
+        elif isinstance(event, e.GroupDeleted):
+            if (queue := self._queues.get(event.queue)) is not None:
+                queue.groups.pop(event.group, None)
         elif isinstance(event, e.ClientDisconnected):
             self._clients.pop(event.connection, None)
         elif isinstance(event, e.Unsubscribed):
@@ -66,8 +99,32 @@ class Names:
             self._subscriptions.clear()
 
     def queue(self, number: int) -> str:
-        """The name of a queue."""
-        return self._queues.get(number, f"#{number}")
+        """The name of a queue, or the one it had before it was deleted."""
+        known = self._queues.get(number)
+        return known.name if known is not None else f"#{number}"
+
+    def former(self, number: int) -> str | None:
+        """The name that a queue had until this event; None: the one that it has."""
+        known = self._queues.get(number)
+        return known.former if known is not None else None
+
+    def mode(self, number: int) -> Mode:
+        """How a queue hands out."""
+        known = self._queues.get(number)
+        return known.mode if known is not None else Mode.ROUND_ROBIN
+
+    def groups(self, number: int) -> tuple[int, ...]:
+        """The groups of a queue: those with names, or the one without."""
+        known = self._queues.get(number)
+        return tuple(known.groups) if known is not None and known.mode.has_groups else (e.DEFAULT_GROUP,)
+
+    def group(self, event: e.Event) -> str | None:
+        """The name of the group that an event is about; None: of none, or of one without a name."""
+        number = getattr(event, "group", e.DEFAULT_GROUP)
+        if number == e.DEFAULT_GROUP:
+            return None
+        known = self._queues.get(getattr(event, "queue", 0))
+        return known.groups.get(number, f"#{number}") if known is not None else f"#{number}"
 
     def client(self, event: e.Event) -> Client | None:
         """Whose doing an event is, or whom it befell; None: the broker itself, or nobody who ever got in."""

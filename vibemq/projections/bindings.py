@@ -28,6 +28,8 @@ class Bindings:
     def __init__(self) -> None:
         """Begin with nothing."""
         self.as_of = 0
+        self.count = 0
+        """How many there are."""
         self._patterns: dict[int, dict[str, None]] = {}
         self._exact: dict[str, dict[int, None]] = {}
         self._root = _Node()
@@ -86,12 +88,15 @@ class Bindings:
         return bindings
 
     def _add(self, queue: int, pattern: str) -> None:
-        self._patterns.setdefault(queue, {})[pattern] = None
+        patterns = self._patterns.setdefault(queue, {})
+        self.count += pattern not in patterns
+        patterns[pattern] = None
         words = pattern.split(".")
         queues = self._root.add(words).queues if _has_wildcards(words) else self._exact.setdefault(pattern, {})
         queues[queue] = None
 
     def _forget(self, queue: int, pattern: str) -> None:
+        self.count -= 1
         words = pattern.split(".")
         if _has_wildcards(words):
             self._root.remove(words, queue)

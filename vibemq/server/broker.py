@@ -8,7 +8,7 @@ The broker itself knows who is connected; the parts that decide are `publishing`
 `dead_letters`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from vibemq import events as e
@@ -26,7 +26,7 @@ from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
 from vibemq.server.peeking import Peeking
 from vibemq.server.publishing import Publishing
-from vibemq.server.queue_settings import QueueDefaults
+from vibemq.server.queue_settings import Declaration, QueueDefaults
 from vibemq.server.queues import Queues
 from vibemq.server.subscription import Subscription
 
@@ -92,9 +92,13 @@ class Broker:
 
     # --- life
 
-    def start(self, version: str, wall_us: int) -> None:
-        """Begin. After an unclean end, everything unsettled of a group with consumers is marked as perhaps sent."""
+    def start(self, version: str, wall_us: int, declarations: Mapping[str, Declaration] | None = None) -> None:
+        """Begin. After an unclean end, everything unsettled of a group with consumers is marked as perhaps sent.
+
+        `declarations` are queues that shall be there; they went through `check_declarations`.
+        """
         self.journal.record(e.BrokerStarted(version, not self._state.audit.running, wall_us))
+        self.queues.declare_all(declarations or {})
         for queue in self._state.queues.values():
             self.groups.watch_idle(queue)
 
@@ -136,6 +140,7 @@ class Broker:
         """Time has passed."""
         self.deliveries.tick()
         self.groups.tick()
+        self.queues.tick()
         self.end_turn()
         known = self._state.producers.known
         if len(known) > self.limits.producers:
@@ -158,8 +163,9 @@ class Broker:
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
-        times = (self.deliveries.next_due_us(), self.groups.next_due_us(), self.publishing.next_due_us())
-        return min((due_us for due_us in times if due_us is not None), default=None)
+        parts = (self.deliveries, self.groups, self.queues, self.publishing)
+        times = [due_us for part in parts if (due_us := part.next_due_us()) is not None]
+        return min(times, default=None)
 
     # --- consuming
 
@@ -215,13 +221,15 @@ class Broker:
         self.deliveries.unsubscribe(subscription, lost=lost)
         self.groups.left(self._state.queues[subscription.queue], subscription.group)
 
-    def delete(self, connection: int, request: int, name: str) -> None:
-        """Delete a queue and everything in it.
+    def delete(self, connection: int, request: int, name: str, grace_ms: int | None = None) -> None:
+        """Delete a queue and everything in it; for so long, or the queue's own such time, it can be brought back.
 
         Raises:
             UnknownQueue: there is none of that name.
         """
-        self._forget(self.queues.delete(connection, request, name))
+        queue = self.queues.require(name)
+        self._forget(self.queues.delete(connection, request, name, grace_ms))
+        self.publishing.queue_gone(queue.id)
 
     def delete_group(self, connection: int, request: int, queue_name: str, name: str) -> None:
         """Delete a group, and end its consumers.

@@ -62,10 +62,35 @@ def _extend(broker: Broker, connection: int, ask: m.Extend) -> None:
 
 
 def _declare(broker: Broker, connection: int, ask: m.Declare) -> None:
+    _check_target(ask)
+    broker.queues.declare(connection, ask.request, ask.queue, ask.settings, ask.on_difference)
+
+
+def _change(broker: Broker, connection: int, ask: m.Change) -> None:
+    _check_target(ask)
+    broker.queues.change(connection, ask.request, ask.queue, ask.settings)
+
+
+def _check_target(ask: m.Declare | m.Change) -> None:
     target = ask.settings.get("dead_letter_queue")
     if isinstance(target, str) and target:
         check_name(target, "dead-letter queue")
-    broker.queues.declare(connection, ask.request, ask.queue, dict(ask.settings))
+
+
+def _rename(broker: Broker, connection: int, ask: m.Rename) -> None:
+    broker.queues.rename(connection, ask.request, ask.queue, ask.name)
+
+
+def _bind(broker: Broker, connection: int, ask: m.Bind) -> None:
+    broker.queues.bind(connection, ask.request, ask.queue, ask.pattern)
+
+
+def _unbind(broker: Broker, connection: int, ask: m.Unbind) -> None:
+    broker.queues.unbind(connection, ask.request, ask.queue, ask.pattern)
+
+
+def _list_bindings(broker: Broker, connection: int, ask: m.ListBindings) -> None:
+    broker.queues.list_bindings(connection, ask.request, ask.queue)
 
 
 def _list_queues(broker: Broker, connection: int, ask: m.ListQueues) -> None:
@@ -81,7 +106,11 @@ def _purge(broker: Broker, connection: int, ask: m.Purge) -> None:
 
 
 def _delete(broker: Broker, connection: int, ask: m.Delete) -> None:
-    broker.delete(connection, ask.request, ask.queue)
+    broker.delete(connection, ask.request, ask.queue, ask.grace_ms)
+
+
+def _undelete(broker: Broker, connection: int, ask: m.Undelete) -> None:
+    broker.queues.undelete(connection, ask.request, ask.queue, ask.name)
 
 
 def _peek(broker: Broker, connection: int, ask: m.Peek) -> None:
@@ -119,10 +148,16 @@ COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
     m.Nack: _nack,
     m.Extend: _extend,
     m.Declare: _declare,
+    m.Change: _change,
+    m.Rename: _rename,
+    m.Bind: _bind,
+    m.Unbind: _unbind,
+    m.ListBindings: _list_bindings,
     m.ListQueues: _list_queues,
     m.ShowQueue: _show_queue,
     m.Purge: _purge,
     m.Delete: _delete,
+    m.Undelete: _undelete,
     m.Peek: _peek,
     m.DeadLetters: _dead_letters,
     m.Redrive: _redrive,

@@ -1,24 +1,49 @@
-"""The administration of queues: which there are, and what they are like."""
+"""The administration of queues: they are declared, changed, renamed, bound, purged, deleted and brought back.
 
+A queue that is deleted with a grace time loses its name and its consumers at once, and keeps the rest until that time
+is over: then a second QueueDeleted, without a way back, removes it for good.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from vibemq import events as e
-from vibemq.errors import DeclareConflict, InvalidName, LimitExceeded, UnknownQueue
-from vibemq.events import DEFAULT_LANE, QueueSettings
+from vibemq.declaration import QueueSettings
+from vibemq.errors import (
+    ConfigError,
+    DeclareConflict,
+    InvalidName,
+    LimitExceeded,
+    RequestError,
+    UnknownQueue,
+)
+from vibemq.projections.intervals import IntervalSet
+from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.effects import Answer
 from vibemq.server.groups import Groups
 from vibemq.server.journal import Journal
 from vibemq.server.limits import NAME_BYTES_MAX, Limits
-from vibemq.server.queue_settings import DEAD_LETTER_SUFFIX, QueueDefaults, checked, differences
+from vibemq.server.queue_settings import (
+    DEAD_LETTER_SUFFIX,
+    Class,
+    Declaration,
+    Difference,
+    QueueDefaults,
+    checked,
+    differences,
+    resolved,
+)
 from vibemq.server.subscription import Subscription
+
+_NAMES_SHOWN = 5
 
 
 class Queues:
-    """Makes, changes and ends queues."""
+    """Every queue by its name. Methods that take a client's `request` answer it through effects."""
 
     def __init__(
         self,
@@ -38,31 +63,10 @@ class Queues:
         self._limits = limits
         self._defaults = defaults
         self._auto_create = auto_create
+        self._grace_ends_us: int | None = None
+        self._watch_graces()
 
-    def named_or_new(self, name: str, connection: int) -> Queue:
-        """The queue of that name, created with its defaults if need be.
-
-        Raises:
-            UnknownQueue: there is none, and none may be created on the way.
-        """
-        queue = self._state.queue_named(name)
-        if queue is not None:
-            return queue
-        if not self._auto_create:
-            raise UnknownQueue(f"there is no queue {name!r}; declare it first (auto_create is off)")
-        return self._new(name, self._defaults.of(name), connection)
-
-    def _new(self, name: str, settings: QueueSettings, connection: int) -> Queue:
-        if len(self._state.queues) >= self._limits.queues:
-            raise LimitExceeded(f"there are {len(self._state.queues)} queues, which is the limit")
-        if not settings.dead_letter_queue and len(name.encode()) > NAME_BYTES_MAX - len(DEAD_LETTER_SUFFIX):
-            raise InvalidName(
-                f"the name of a queue may have {NAME_BYTES_MAX - len(DEAD_LETTER_SUFFIX)} bytes, which leaves room for "
-                f"{DEAD_LETTER_SUFFIX} behind it; a longer one needs a dead_letter_queue of its own"
-            )
-        number = self._state.topology.next_queue
-        self._journal.record(e.QueueDeclared(number, name, settings, connection))
-        return self._state.queues[number]
+    # --- finding and making
 
     def require(self, name: str) -> Queue:
         """The queue of that name.
@@ -75,41 +79,125 @@ class Queues:
             raise UnknownQueue(f"there is no queue {name!r}")
         return queue
 
-    def declare(self, connection: int, request: int, name: str, wanted: dict[str, Any]) -> None:
-        """Create a queue; one that is there already must have these settings.
+    def named_or_new(self, name: str, connection: int) -> Queue:
+        """The queue of that name, created with its defaults if need be.
 
         Raises:
-            RequestError: settings that make no sense, or that differ from the queue's.
+            UnknownQueue: there is none, and none may be created on the way.
+            RequestError: a name too long, or too many queues.
+        """
+        queue = self._state.queue_named(name)
+        if queue is not None:
+            return queue
+        if not self._auto_create:
+            raise UnknownQueue(f"there is no queue {name!r}; declare it first (auto_create is off)")
+        return self._create(name, self._defaults.of(name), connection)
+
+    def _create(self, name: str, settings: QueueSettings, connection: int) -> Queue:
+        self._check_count()
+        _check_length(name, settings)
+        number = self._state.topology.next_queue
+        self._journal.record(e.QueueDeclared(number, name, settings, connection))
+        return self._state.queues[number]
+
+    def _check_count(self) -> None:
+        count = len(self._state.topology.queues)
+        if count >= self._limits.queues:
+            raise LimitExceeded(f"there are {count} queues, which is the limit")
+
+    # --- declaring and changing
+
+    def declare(
+        self, connection: int, request: int, name: str, wanted: Mapping[str, object], on_difference: str = "fail"
+    ) -> None:
+        """Create a queue; or compare the one that is there with what is said of it, and change it where that is wanted.
+
+        Raises:
+            DeclareConflict: it differs in what may not differ.
+            RequestError: settings that make no sense, or a limit.
         """
         given = checked(wanted, self._limits)
         queue = self._state.queue_named(name)
+        found: list[Difference] = []
         if queue is None:
-            queue = self._new(name, self._defaults.of(name, given), connection)
-        elif found := differences(queue.settings, given):
-            what = ", ".join(f"{one['setting']} is {one['live']!r}, not {one['declared']!r}" for one in found)
-            raise DeclareConflict(f"queue {name!r} exists with other settings: {what}")
-        self._journal.effects.append(Answer(self._journal.next_offset, connection, request, self.describe(queue)))
+            queue = self._create(name, self._defaults.of(name, given), connection)
+        else:
+            found = differences(queue.settings, given)
+            # What is declared for another mode need not fit this one.
+            is_hard = any(one["class"] == Class.HARD for one in found)
+            settings = queue.settings if is_hard else _changed(queue, given)
+            conflict = _conflict(name, found, on_difference)
+            if conflict is not None:
+                raise conflict
+            if on_difference == "override":
+                self._change(queue, settings, connection)
+        self._answer(connection, request, {**self.describe(queue), "differences": found})
 
-    def describe(self, queue: Queue) -> dict[str, Any]:
-        """What people want to know of a queue, as plain values."""
-        settings: dict[str, Any] = msgspec.to_builtins(msgspec.structs.asdict(queue.settings))
-        return {
-            "name": queue.name,
-            "mode": settings.pop("mode"),
-            "ready": queue.ready,
-            "unacked": queue.unacked,
-            "waiting": queue.waiting,
-            "messages": queue.length,
-            "bytes": queue.bytes,
-            "consumers": self._deliveries.consumers(queue.id),
-            "next_sequence": queue.next[DEFAULT_LANE],
-            "dead_letters": queue.id in self._state.dead,
-            "settings": settings,
-        }
+    def change(self, connection: int, request: int, name: str, wanted: Mapping[str, object]) -> None:
+        """Give a queue other settings; those that are not named stay.
+
+        Raises:
+            UnknownQueue: there is none of that name.
+            DeclareConflict: a setting that cannot be changed.
+            InvalidRequest: settings that make no sense.
+        """
+        queue = self.require(name)
+        given = checked(wanted, self._limits)
+        conflict = _conflict(name, differences(queue.settings, given), "override")
+        if conflict is not None:
+            raise conflict
+        self._change(queue, _changed(queue, given), connection)
+        self._answer(connection, request, self.describe(queue))
+
+    def _change(self, queue: Queue, settings: QueueSettings, connection: int) -> None:
+        if settings == queue.settings:
+            return
+        _check_length(queue.name, settings)
+        self._journal.record(e.QueueChanged(queue.id, settings, connection))
+        self._deliveries.changed_settings(queue)
+        self._groups.watch_idle(queue)
+
+    def rename(self, connection: int, request: int, name: str, new_name: str) -> None:
+        """Give a queue another name. Dead letters go where they went before: its own, and those that came to it.
+
+        Raises:
+            UnknownQueue: there is none of that name.
+            DeclareConflict: the new name is taken.
+            RequestError: the new name does not go with the settings.
+        """
+        queue = self.require(name)
+        if new_name in self._state.topology.queues:
+            raise DeclareConflict(f"queue {name!r} cannot be renamed: there is a queue {new_name!r}")
+        settings = self._settings_under(new_name, queue)
+        source = self._source_of(name)
+        self._journal.record(e.QueueRenamed(queue.id, new_name, connection))
+        self._change(queue, settings, connection)
+        if source is not None:
+            self._change(source, _changed(source, {"dead_letter_queue": new_name}), connection)
+        self._answer(connection, request, self.describe(queue))
+
+    def _settings_under(self, new_name: str, queue: Queue) -> QueueSettings:
+        """What a queue has under another name: its dead-letter queue is named where it was the usual one."""
+        present = msgspec.structs.asdict(queue.settings)
+        usual = queue.name + DEAD_LETTER_SUFFIX
+        if not queue.settings.dead_letter_queue and usual != new_name and usual in self._state.topology.queues:
+            present["dead_letter_queue"] = usual
+        settings = resolved(new_name, present, {"dead_letter_queue": present["dead_letter_queue"]})
+        _check_length(new_name, settings)
+        return settings
+
+    def _source_of(self, name: str) -> Queue | None:
+        """The queue of which this one, by its name alone, is the dead-letter queue."""
+        if not name.endswith(DEAD_LETTER_SUFFIX):
+            return None
+        source = self._state.queue_named(name.removesuffix(DEAD_LETTER_SUFFIX))
+        return source if source is not None and not source.settings.dead_letter_queue else None
+
+    # --- looking
 
     def list_all(self, connection: int, request: int) -> None:
         """Answer with all queues, by name."""
-        found = [self.describe(self._state.queues[number]) for _, number in sorted(self._state.topology.queues.items())]
+        found = [self.describe(queue) for queue in self._by_name()]
         self._journal.effects.append(Answer(0, connection, request, found))
 
     def show(self, connection: int, request: int, name: str) -> None:
@@ -120,39 +208,266 @@ class Queues:
         """
         self._journal.effects.append(Answer(0, connection, request, self.describe(self.require(name))))
 
+    def describe(self, queue: Queue) -> dict[str, Any]:
+        """What people want to know of a queue, as plain values. Its counts are those of the group furthest behind."""
+        settings: dict[str, Any] = msgspec.to_builtins(msgspec.structs.asdict(queue.settings))
+        group = queue.behind
+        ready, unacked, waiting = (
+            (group.ready(queue.next), group.unacked, group.waiting_count) if group is not None else (0, 0, 0)
+        )
+        found = {
+            "name": queue.name,
+            "mode": settings.pop("mode"),
+            "ready": ready,
+            "unacked": unacked,
+            "waiting": waiting,
+            "messages": ready + unacked + waiting,
+            "bytes": queue.bytes,
+            "consumers": self._deliveries.consumers(queue.id),
+            "next_sequence": 1 + sum(sequence - 1 for sequence in queue.next.values()),
+            "dead_letters": queue.id in self._state.dead,
+        }
+        if queue.settings.mode.has_groups:
+            found["groups"] = self._describe_groups(queue)
+        return {**found, "settings": settings}
+
+    def _describe_groups(self, queue: Queue) -> list[dict[str, Any]]:
+        return [
+            {
+                "name": group.name,
+                "ready": group.ready(queue.next),
+                "unacked": group.unacked,
+                "waiting": group.waiting_count,
+                "messages": group.length(queue.next),
+                "consumers": self._deliveries.consumers(queue.id, group.id),
+            }
+            for group in sorted(queue.groups.values(), key=lambda group: group.name)
+        ]
+
+    # --- emptying and deleting
+
     def purge(self, connection: int, request: int, name: str) -> None:
-        """Throw away what is ready or waiting.
+        """Throw away what is ready or waiting, in every group; what consumers hold stays theirs.
 
         Raises:
             UnknownQueue: there is none of that name.
         """
         queue = self.require(name)
-        behind = queue.behind
-        held_bytes = behind.unacked_bytes if behind is not None else 0
-        count, size = queue.length - queue.unacked, max(0, queue.bytes - held_bytes)
-        kept = tuple(
-            (lane, start, end)
-            for group in queue.groups.values()
-            for held in group.held.values()
-            for lane, spans in held.items()
-            for start, end in spans
-        )
-        self._journal.record(e.QueuePurged(queue.id, count, size, connection, kept))
+        group = queue.behind
+        count = group.length(queue.next) - group.unacked if group is not None else 0
+        size = max(0, queue.bytes - group.unacked_bytes) if group is not None else 0
+        self._journal.record(e.QueuePurged(queue.id, count, size, connection, _held(queue)))
         self._deliveries.purged(queue)
-        self._journal.effects.append(Answer(self._journal.next_offset, connection, request, {"count": count}))
+        self._answer(connection, request, {"count": count})
 
-    def delete(self, connection: int, request: int, name: str) -> list[Subscription]:
+    def delete(self, connection: int, request: int, name: str, grace_ms: int | None = None) -> list[Subscription]:
         """Delete a queue and everything in it. The subscriptions that ended by that.
+
+        For `grace_ms`, or the queue's own such time, it can be brought back.
 
         Raises:
             UnknownQueue: there is none of that name.
         """
         queue = self.require(name)
         ended = [one for group in list(queue.groups) for one in self._deliveries.end(queue, group)]
-        count, size = queue.length, queue.bytes
-        self._journal.record(e.QueueDeleted(queue.id, count, size, connection))
-        self._deliveries.queue_gone(queue)
+        count = queue.length
+        grace_ms = queue.settings.delete_grace_ms if grace_ms is None else grace_ms
+        until_us = self._journal.now_us + grace_ms * 1000 if grace_ms else 0
+        self._journal.record(e.QueueDeleted(queue.id, count, queue.bytes, connection, until_us))
         self._deliveries.tell_ended(ended, UnknownQueue(f"queue {name!r} was deleted"))
-        result = {"count": count, "until_us": 0}
-        self._journal.effects.append(Answer(self._journal.next_offset, connection, request, result))
+        self._deliveries.queue_gone(queue)
+        deleted = list(self._state.topology.deleted)
+        for number in deleted[: max(0, len(deleted) - self._limits.deleted_queues)]:
+            self._remove(number)
+        self._watch_graces()
+        self._answer(connection, request, {"count": count, "until_us": until_us})
         return ended
+
+    def _remove(self, number: int) -> None:
+        """Nobody can bring this queue back any more."""
+        queue = self._state.queues[number]
+        self._journal.record(e.QueueDeleted(number, queue.length, queue.bytes, 0))
+
+    def undelete(self, connection: int, request: int, name: str, new_name: str = "") -> None:
+        """Bring a deleted queue back, the last one of that name; as `new_name` if that is not empty.
+
+        Raises:
+            UnknownQueue: there is none of that name that could come back.
+            DeclareConflict: the name is taken.
+            RequestError: the new name does not go with the settings, or there are too many queues.
+        """
+        queue = self._deleted(name)
+        wanted = new_name or name
+        if wanted in self._state.topology.queues:
+            raise DeclareConflict(
+                f"queue {name!r} cannot come back as {wanted!r}, there is a queue of that name: choose another"
+            )
+        self._check_count()
+        settings = self._settings_under(wanted, queue) if wanted != queue.name else queue.settings
+        self._journal.record(e.QueueUndeleted(queue.id, wanted, connection))
+        self._deliveries.came_back(queue)
+        self._groups.watch_idle(queue)
+        self._change(queue, settings, connection)
+        self._watch_graces()
+        self._answer(connection, request, self.describe(queue))
+
+    def _deleted(self, name: str) -> Queue:
+        deleted = self._state.topology.deleted
+        for number in reversed(deleted):
+            if deleted[number][0] == name:
+                return self._state.queues[number]
+        others = ", ".join(repr(other) for other, _ in list(deleted.values())[-_NAMES_SHOWN:]) or "none"
+        raise UnknownQueue(f"there is no deleted queue {name!r} to bring back; the last that there are: {others}")
+
+    # --- topics
+
+    def bind(self, connection: int, request: int, name: str, pattern: str) -> None:
+        """Let a queue have what is published to topics that match `pattern`. Answers how many bindings that made.
+
+        Raises:
+            UnknownQueue: there is none of that name.
+            LimitExceeded: there are too many bindings.
+        """
+        queue = self.require(name)
+        self._answer(connection, request, {"count": int(self._bind(queue, pattern, connection))})
+
+    def _bind(self, queue: Queue, pattern: str, connection: int) -> bool:
+        bindings = self._state.bindings
+        if bindings.holds(queue.id, pattern):
+            return False
+        if bindings.count >= self._limits.bindings:
+            raise LimitExceeded(f"there are {bindings.count} bindings, which is the limit")
+        self._journal.record(e.Bound(queue.id, pattern, connection))
+        return True
+
+    def unbind(self, connection: int, request: int, name: str, pattern: str) -> None:
+        """Take a binding back. Answers how many there were: 1 or 0.
+
+        Raises:
+            UnknownQueue: there is no queue of that name.
+        """
+        queue = self.require(name)
+        bound = self._state.bindings.holds(queue.id, pattern)
+        if bound:
+            self._journal.record(e.Unbound(queue.id, pattern, connection))
+        self._answer(connection, request, {"count": int(bound)})
+
+    def list_bindings(self, connection: int, request: int, name: str | None) -> None:
+        """Answer with the bindings of a queue, or of all that are there, by queue and pattern.
+
+        Raises:
+            UnknownQueue: there is none of that name.
+        """
+        queues = [self.require(name)] if name is not None else self._by_name()
+        found = [
+            {"queue": queue.name, "pattern": pattern}
+            for queue in queues
+            for pattern in self._state.bindings.patterns(queue.id)
+        ]
+        self._journal.effects.append(Answer(0, connection, request, found))
+
+    def _by_name(self) -> list[Queue]:
+        return [self._state.queues[number] for _, number in sorted(self._state.topology.queues.items())]
+
+    # --- what the configuration wants, and time
+
+    def declare_all(self, declarations: Mapping[str, Declaration]) -> None:
+        """Make the queues of the configuration what it says. It went through `check_declarations`."""
+        for name, wanted in declarations.items():
+            queue = self._state.queue_named(name)
+            if queue is None:
+                queue = self._create(name, self._defaults.of(name, wanted.settings), 0)
+            else:
+                self._change(queue, _changed(queue, wanted.settings), 0)
+            for pattern in wanted.bind:
+                self._bind(queue, pattern, 0)
+
+    def tick(self) -> None:
+        """Remove for good the deleted queues whose grace time is over."""
+        if self._grace_ends_us is None or self._grace_ends_us > self._journal.now_us:
+            return
+        for number, (_, until_us) in list(self._state.topology.deleted.items()):
+            if until_us <= self._journal.now_us:
+                self._remove(number)
+        self._watch_graces()
+
+    def _watch_graces(self) -> None:
+        ends = (until_us for _, until_us in self._state.topology.deleted.values())
+        self._grace_ends_us = min(ends, default=None)
+
+    def next_due_us(self) -> int | None:
+        """When `tick` has something to do next."""
+        return self._grace_ends_us
+
+    def _answer(self, connection: int, request: int, result: dict[str, Any]) -> None:
+        self._journal.effects.append(Answer(self._journal.next_offset, connection, request, result))
+
+
+def check_declarations(
+    state: Projector, declarations: Mapping[str, Declaration], defaults: QueueDefaults, limits: Limits
+) -> None:
+    """Whether the queues of a state can become what a configuration wants of them.
+
+    Raises:
+        ConfigError: one cannot; the text says which, and why.
+    """
+    queues, bindings = len(state.topology.queues), state.bindings.count
+    for name, wanted in declarations.items():
+        queue = state.queue_named(name)
+        queues += queue is None
+        bindings += sum(queue is None or not state.bindings.holds(queue.id, pattern) for pattern in wanted.bind)
+        try:
+            if queue is None:
+                settings = defaults.of(name, wanted.settings)
+            else:
+                conflict = _conflict(name, differences(queue.settings, wanted.settings), "override")
+                if conflict is not None:
+                    raise conflict
+                settings = _changed(queue, wanted.settings)
+            _check_length(name, settings)
+        except RequestError as error:
+            raise ConfigError(f"the configuration cannot be carried out: {error.text}") from None
+    for count, limit, what in ((queues, limits.queues, "queues"), (bindings, limits.bindings, "bindings")):
+        if count > limit and declarations:
+            raise ConfigError(f"with those of the configuration there are {count} {what}: the limit is {limit}")
+
+
+def _changed(queue: Queue, given: Mapping[str, Any]) -> QueueSettings:
+    return resolved(queue.name, msgspec.structs.asdict(queue.settings), given)
+
+
+def _conflict(name: str, found: list[Difference], on_difference: str) -> DeclareConflict | None:
+    """Why a queue cannot be declared so, where it differs in this."""
+    if on_difference == "ignore":
+        return None
+    hard = [one for one in found if one["class"] == Class.HARD]
+    soft = [one for one in found if one["class"] == Class.SOFT] if on_difference == "fail" else []
+    if not hard and not soft:
+        return None
+    what = ", ".join(f"{one['setting']} is {one['live']!r}, not {one['declared']!r}" for one in [*hard, *soft])
+    if hard:
+        names = " and ".join(one["setting"] for one in hard)
+        advice = f"{names} cannot be changed while there is a queue {name!r}: use another one, or delete it"
+    else:
+        advice = "declare it so that it is overridden, or ignored, if that is wanted"
+    return DeclareConflict(f"queue {name!r} exists with other settings: {what}; {advice}")
+
+
+def _check_length(name: str, settings: QueueSettings) -> None:
+    room = NAME_BYTES_MAX - len(DEAD_LETTER_SUFFIX)
+    if not settings.dead_letter_queue and len(name.encode()) > room:
+        raise InvalidName(
+            f"the name of a queue may have {room} bytes, which leaves room for {DEAD_LETTER_SUFFIX} behind it; "
+            f"a longer one needs a dead_letter_queue of its own"
+        )
+
+
+def _held(queue: Queue) -> e.Spans:
+    """What consumers hold of a queue, in any group."""
+    lanes: dict[int, IntervalSet] = {}
+    for group in queue.groups.values():
+        for held in group.held.values():
+            for number, sequences in held.items():
+                for start, end in sequences:
+                    lanes.setdefault(number, IntervalSet()).add(start, end)
+    return tuple((number, start, end) for number in sorted(lanes) for start, end in lanes[number])

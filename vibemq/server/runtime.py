@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from vibemq.batch import Batch
-from vibemq.errors import BeyondLog, DiskFull, ShuttingDown, StorageError, VibeMQError, WriteFailed
+from vibemq.errors import BeyondLog, ConfigError, DiskFull, ShuttingDown, StorageError, VibeMQError, WriteFailed
 from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.log.writer import Writer
@@ -26,6 +26,7 @@ from vibemq.server.checkpointer import Checkpointer
 from vibemq.server.clock import BrokerClock
 from vibemq.server.connection import TURN_US, ClientConnection
 from vibemq.server.outbox import Outbox
+from vibemq.server.queues import check_declarations
 from vibemq.server.settings import Settings
 from vibemq.server.storage import Progress, Storage
 from vibemq.server.unread import Unread
@@ -78,6 +79,7 @@ class Runtime:
 
         Raises:
             StorageError: the folder cannot be used.
+            ConfigError: a queue in it cannot be what the configuration wants of it.
         """
         settings = self.settings
         try:
@@ -94,6 +96,11 @@ class Runtime:
         except OSError as problem:
             raise StorageError(f"the data folder {settings.data} cannot be opened: {problem}") from problem
         self.clock = BrokerClock(last_us=self.storage.state.audit.last_us)
+        try:
+            check_declarations(self.storage.state, settings.queues, settings.defaults, settings.limits)
+        except ConfigError:
+            self.storage.close()
+            raise
         return self.storage
 
     def start(self, on_failure: Callable[[], None]) -> None:
@@ -115,7 +122,7 @@ class Runtime:
         self.writer.start()
         self._checkpointer = Checkpointer(storage, self._executor)
         self.begin()
-        self.broker.start(self.version, self.clock.wall_us())
+        self.broker.start(self.version, self.clock.wall_us(), settings.queues)
         self.append()
         self.schedule()
         self._spawn(self._housekeep())
