@@ -5,11 +5,16 @@ from typing import Any, get_args
 
 import pytest
 
-from tests.server.rig import Rig
+from tests.server.rig import Rig, batch_of
 from vibemq.errors import InvalidName
+from vibemq.projections.projector import Projector
 from vibemq.protocol import messages as m
+from vibemq.server.broker import Broker
 from vibemq.server.commands import COMMANDS
 from vibemq.server.effects import Answer
+from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
+from vibemq.server.queue_settings import QueueDefaults
 
 
 def test_every_command_is_carried_out() -> None:
@@ -58,3 +63,13 @@ def test_a_dead_letter_queue_needs_a_name_that_can_be(kind: Any) -> None:  # noq
     answers(rig, [m.Declare(request=1, queue="q")])
     with pytest.raises(InvalidName, match="dead-letter queue"):
         answers(rig, [kind(request=2, queue="q", settings={"dead_letter_queue": " x"})])
+
+
+def test_what_no_queue_is_bound_to_goes_where_the_configuration_says() -> None:
+    """That queue is made for dead letters, also where clients may not create any."""
+    broker = Broker(Projector(), Limits(), QueueDefaults(), auto_create=False, unroutable="lost")
+    connection = broker.connect("test", "here", "binary", 0)
+    broker.publishing.publish(Publish(connection, 1, "orders.new", 0, batch_of([b"a", b"b"]), to_topic=True))
+    COMMANDS[m.ShowQueue](broker, connection, m.ShowQueue(request=2, queue="lost"))
+    *_, shown = (effect.result for effect in broker.journal.effects if isinstance(effect, Answer))
+    assert (shown["dead_letters"], shown["ready"], shown["settings"]["max_attempts"]) == (True, 2, 0)

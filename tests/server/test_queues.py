@@ -3,6 +3,7 @@
 from random import Random
 
 import pytest
+from msgspec.structs import replace
 
 from tests.server.office import START_US, Office
 from vibemq import events as e
@@ -20,7 +21,7 @@ from vibemq.events import DEFAULT_GROUP
 from vibemq.projections.projector import Projector
 from vibemq.server.effects import Ended
 from vibemq.server.limits import Limits
-from vibemq.server.queue_settings import PLAIN, Declaration, QueueDefaults, checked
+from vibemq.server.queue_settings import DEAD_LETTER_QUEUE, PLAIN, Declaration, QueueDefaults, checked
 from vibemq.server.queues import check_declarations
 
 HOUR_US = 3_600_000_000
@@ -135,6 +136,15 @@ def test_queues_are_created_on_the_way_unless_that_is_off() -> None:
         office.queues.named_or_new("a", 7)
     office.declare("a")
     assert office.queues.named_or_new("a", 7) is office.queue("a")
+
+
+def test_a_queue_for_dead_letters_is_made_for_them() -> None:
+    office = Office(
+        defaults=QueueDefaults(patterns=(("#", {"ttl_ms": 5}), ("*.dlq", {"max_length": 6}))), auto_create=False
+    )
+    assert office.queues.for_dead_letters("lost.dlq").settings == replace(DEAD_LETTER_QUEUE, max_length=6)
+    office.declare("known")
+    assert office.queues.for_dead_letters("known") is office.queue("known")
 
 
 # --- changing

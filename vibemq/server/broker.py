@@ -83,9 +83,7 @@ class Broker:
         self.deliveries = Deliveries(self.journal, self._cache, dispatcher, limits, defaults)
         self.groups = Groups(self.journal, self.deliveries, limits)
         self.queues = Queues(self.journal, self.deliveries, self.groups, limits, defaults, auto_create=auto_create)
-        self.publishing = Publishing(
-            self.journal, self._cache, self.deliveries, limits, self.queues.named_or_new, unroutable
-        )
+        self.publishing = Publishing(self.journal, self._cache, self.deliveries, limits, self.queues, unroutable)
         self.peeking = Peeking(self.journal, limits)
         self.dead_letters = DeadLetters(self.journal, self.deliveries, dispatcher, limits)
         self._connections: dict[int, Connection] = {}

@@ -5,7 +5,7 @@ for: its later batches for that queue are refused as well, so that they stay in 
 nothing of what waits is in the broker's memory, and other queues go on.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vibemq import events as e
@@ -26,6 +26,7 @@ from vibemq.server.deliveries import Deliveries
 from vibemq.server.effects import Confirmed, StoredBatch, Unblocked
 from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
+from vibemq.server.queues import Queues
 from vibemq.server.rates import Bucket
 
 HYSTERESIS_MAX = 100
@@ -74,16 +75,16 @@ class Publishing:
         cache: BatchCache,
         deliveries: Deliveries,
         limits: Limits,
-        queue_or_new: Callable[[str, int], Queue],
+        queues: Queues,
         unroutable: str,
     ) -> None:
-        """`queue_or_new` finds or creates the queue of that name; `unroutable` is the one for what nobody wants."""
+        """`unroutable` is the name of the dead-letter queue for what nobody wants; empty: there is none."""
         self._journal = journal
         self._state = journal.state
         self._cache = cache
         self._deliveries = deliveries
         self._limits = limits
-        self._queue_or_new = queue_or_new
+        self._queues = queues
         self._unroutable = unroutable
         self._publishers: dict[int, Publisher] = {}
         self._blocked: dict[int, None] = {}  # connections that wait for something, in order
@@ -163,7 +164,7 @@ class Publishing:
             raise LimitExceeded(f"a message of {max(batch.lengths)} bytes is above the limit of {limits.message_bytes}")
 
     def _store(self, publisher: Publisher, publish: Publish) -> None:
-        queue = self._state.queue_named(publish.name) or self._queue_or_new(publish.name, publish.connection)
+        queue = self._state.queue_named(publish.name) or self._queues.named_or_new(publish.name, publish.connection)
         batch = _front(publish.batch, self._admit(publisher, publish, queue))
         count, size = (batch.count, batch.record_bytes) if batch is not None else (0, 0)
         lane = publish.batch.priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE
@@ -205,7 +206,7 @@ class Publishing:
         if not queues:
             if not self._unroutable:
                 raise Unroutable(f"no queue is bound to topic {publish.name!r}: nothing was stored")
-            queues, unroutable = [self._queue_or_new(self._unroutable, 0)], True
+            queues, unroutable = [self._queues.for_dead_letters(self._unroutable)], True
         # Room in all of them, or none gets it; but a queue that drops the newest goes without.
         takers = [queue for queue in queues if self._admit(publisher, publish, queue) == batch.count]
         targets = []

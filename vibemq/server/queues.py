@@ -28,6 +28,7 @@ from vibemq.server.groups import Groups
 from vibemq.server.journal import Journal
 from vibemq.server.limits import NAME_BYTES_MAX, Limits
 from vibemq.server.queue_settings import (
+    DEAD_LETTER_QUEUE,
     DEAD_LETTER_SUFFIX,
     Class,
     Declaration,
@@ -92,6 +93,17 @@ class Queues:
         if not self._auto_create:
             raise UnknownQueue(f"there is no queue {name!r}; declare it first (auto_create is off)")
         return self._create(name, self._defaults.of(name), connection)
+
+    def for_dead_letters(self, name: str) -> Queue:
+        """The dead-letter queue of that name; created if need be, as nothing else keeps what is to go there.
+
+        Raises:
+            LimitExceeded: there are too many queues.
+        """
+        queue = self._state.queue_named(name)
+        if queue is not None:
+            return queue
+        return self._create(name, self._defaults.of(name, base=DEAD_LETTER_QUEUE), 0)
 
     def _create(self, name: str, settings: QueueSettings, connection: int) -> Queue:
         self._check_count()
