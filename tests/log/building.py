@@ -85,7 +85,7 @@ def erased(data: bytes, payload: bytes) -> bytes:
 
 # -- a log to damage
 
-COUNT = 150
+COUNT = 145
 
 
 def full_log() -> tuple[SimulatedDisk, list[int], list[Record]]:

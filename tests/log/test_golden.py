@@ -1,15 +1,32 @@
-"""A small log, byte for byte as the first version wrote it, and its walk in docs/log-format.md.
+"""A small log, byte for byte as this version writes it, and its walk in docs/log-format.md.
 
-To write the files again, after the format was changed on purpose: `python -m tests.log.test_golden`.
+The log in `earlier/` is the one that the first version wrote. It is never written again: it is read for ever. To write
+the files of the present one again, after the format was changed on purpose: `python -m tests.log.test_golden`.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.counting import counted
 from tests.log.building import LOG_ID, TIME_US, seal_all, write
 from tests.sim.disk import SimulatedDisk
-from vibemq.events import Acked, BrokerStarted, Published, SegmentSealed, Subscribed
+from vibemq.batch import pack
+from vibemq.events import (
+    Acked,
+    BrokerStarted,
+    DeadLettered,
+    DeadReason,
+    Event,
+    GroupCreated,
+    Published,
+    Redriven,
+    Routed,
+    SegmentSealed,
+    Subscribed,
+)
 from vibemq.log.disk import AnyDisk
 from vibemq.log.log import Log
 from vibemq.log.segment import SEGMENT_HEADER_BYTES
@@ -18,7 +35,7 @@ ROOT = Path(__file__).parent.parent.parent
 GOLDEN = ROOT / "tests" / "golden" / "log"
 WALK = ROOT / "docs" / "log-format.md"
 FILES = ("FORMAT", "log/00000000000000000000.seg", "log/00000000000000000005.seg")
-EVENTS = (
+FIRST_EVENTS = (
     (BrokerStarted("0.1.0", clean=True, wall_us=TIME_US), b""),
     (Subscribed(3, 1, 0, 7), b""),
     (Published(1, 0, 1, 2, 10, 0, 0, 7), b"\x02\0\0\0\0\0\x04\0\x05\0\0\0\x05\0\0\0helloworld"),
@@ -26,10 +43,21 @@ EVENTS = (
     (Published(1, 0, 3, 1, 3500, 0, 0, 7), b"\x01\0\0\0\0\0\x04\0\xac\x0d\0\0" + b"." * 3500),
     (Published(1, 0, 4, 1, 3, 0, 0, 7), b"\x01\0\0\0\0\0\x04\0\x03\0\0\0end"),
 )
+"""What the first version knew."""
+EVENTS = (
+    *FIRST_EVENTS,
+    (GroupCreated(2, 1, "billing", 1, ephemeral=False, connection=7), b""),
+    (
+        Routed("orders.new", ((1, 7, 1), (2, 0, 1)), 2, 6, 0, 0, 7, timed=True),
+        b"".join(pack([b"one", b"two"], priority=7, ttl_ms=60_000, keys=[0, 1 << 63])),
+    ),
+    (DeadLettered(1, 0, 0, ((7, 1, 2),), 3, DeadReason.EXPIRED, 1, "", 3, 1, ((7, 0, 1),)), b""),
+    (Redriven(3, ((0, 1, 2),), 3, 1, 1, 7, 3, ((7, 0, 1),), 7), b""),
+)
 
 
 def build(disk: AnyDisk) -> Log:
-    """The log of the golden files: six events, each synced before the next, and the seal of the first segment."""
+    """The log of the golden files: ten events, each synced before the next, and the seal of the first segment."""
     log = Log.open(disk, new_log_id=lambda: LOG_ID, segment_bytes=4096, reserve_bytes=0, time_us=TIME_US)
     log.recover()
     for number, (event, payload) in enumerate(EVENTS):
@@ -47,8 +75,8 @@ def built() -> dict[str, bytes]:
     return {name: files[name][:end] if name == FILES[-1] else files[name] for name in FILES}
 
 
-def golden() -> dict[str, bytes]:
-    return {name: bytes.fromhex((GOLDEN / f"{Path(name).name}.hex").read_text(encoding="ascii")) for name in FILES}
+def golden(folder: Path = GOLDEN) -> dict[str, bytes]:
+    return {name: bytes.fromhex((folder / f"{Path(name).name}.hex").read_text(encoding="ascii")) for name in FILES}
 
 
 def test_the_log_is_written_byte_for_byte_as_before() -> None:
@@ -57,22 +85,25 @@ def test_the_log_is_written_byte_for_byte_as_before() -> None:
         logs.add(1)
 
 
-def test_the_golden_log_is_read() -> None:
+@pytest.mark.parametrize(
+    ("folder", "events"), [(GOLDEN, EVENTS), (GOLDEN / "earlier", FIRST_EVENTS)], ids=["present", "earlier"]
+)
+def test_the_golden_log_is_read(folder: Path, events: Sequence[tuple[Event, bytes]]) -> None:
     disk = SimulatedDisk()
-    for name, data in golden().items():
+    for name, data in golden(folder).items():
         disk.create(name)
         disk.overwrite(name, data)
     disk.sync_directory("")
     log = Log.open(disk, new_log_id=lambda: 0, read_only=True)
     assert log.id == LOG_ID
-    records = list(log.scan(0))
-    assert [(record.event, bytes(record.payload)) for record in records[:6]] == list(EVENTS)
-    assert [record.time_us for record in records[:6]] == [TIME_US + number for number in range(6)]
-    sealed = records[6].event
+    *records, last = log.scan(0)
+    assert [(record.event, bytes(record.payload)) for record in records] == list(events)
+    assert [record.time_us for record in records] == [TIME_US + number for number in range(len(events))]
+    sealed = last.event
     assert isinstance(sealed, SegmentSealed)
     assert (sealed.base, sealed.end) == (0, 5)
     report = log.verify()
-    assert (report.problems, report.seals, report.records) == ([], 1, 7)
+    assert (report.problems, report.seals, report.records) == ([], 1, len(events) + 1)
 
 
 def test_the_walk_in_the_documentation_is_that_of_the_golden_log() -> None:

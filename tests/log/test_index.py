@@ -11,7 +11,7 @@ import pytest
 
 from tests.log.building import LOG_ID, TIME_US, event, open_log, write
 from vibemq.errors import BeyondLog, CorruptLog, StorageError, UsageError
-from vibemq.events import DeadLettered, DeadReason, Event, Published, SegmentSealed
+from vibemq.events import DeadLettered, DeadReason, Event, Published, Redriven, Routed, SegmentSealed
 from vibemq.log import frame
 from vibemq.log.disk import Disk
 from vibemq.log.frame import Mark, Place, Record
@@ -34,7 +34,7 @@ def ready_log(disk: Disk) -> Log:
 
 
 class Filler:
-    """Publishes to several queues and lanes, and dead-letters now and then; knows where everything went."""
+    """Publishes to queues and topics, dead-letters and redrives now and then; knows where everything went."""
 
     def __init__(self, log: Log, index: Index, seed: int = 1) -> None:
         self.log, self.index, self.random = log, index, Random(seed)
@@ -44,17 +44,27 @@ class Filler:
     def fill(self, count: int) -> None:
         for _ in range(count):
             queue, lane, size = self.random.randrange(1, 4), self.random.randrange(2), self.random.randrange(1, 5)
-            if self.random.random() < 0.1:
-                lane, refs = 0, ((0, 0, size),)
-                sequence = self._take(queue, lane, size)
-                self._append(
-                    DeadLettered(9, 0, 1, ((0, 1, 2),), 5, DeadReason.EXPIRED, 1, "", queue, sequence, refs), b""
-                )
+            refs, chance = ((0, 0, size),), self.random.random()
+            if chance < 0.1:
+                first = self._take(queue, 0, size)
+                self._append(DeadLettered(9, 0, 1, ((0, 1, 2),), 5, DeadReason.EXPIRED, 1, "", queue, first, refs))
+            elif chance < 0.2:
+                first = self._take(queue, lane, size)
+                self._append(Redriven(9, ((0, 1, 2),), 5, 1, queue, lane, first, refs, 1))
+            elif chance < 0.3:
+                others = [(queue, lane), (queue % 3 + 1, 0)]
+                targets = tuple((to, into, self._take(to, into, size)) for to, into in others)
+                self._append(Routed("a.b", targets, size, 10, 0, 0, 1), self._payload())
+            elif chance < 0.4:  # no room for any of them
+                first = self.next_sequence.get((queue, lane), 1)
+                self._append(Published(queue, lane, first, 0, 0, 0, 0, 1, dropped=size))
             else:
-                sequence = self._take(queue, lane, size)
-                payload = bytes(self.random.choice((10, 1000, 3000, 70_000 if self.random.random() < 0.1 else 10)))
-                self._append(Published(queue, lane, sequence, size, 10, 0, 0, 1), payload)
+                first = self._take(queue, lane, size)
+                self._append(Published(queue, lane, first, size, 10, 0, 0, 1), self._payload())
         write(self.log)
+
+    def _payload(self) -> bytes:
+        return bytes(self.random.choice((10, 1000, 3000, 70_000 if self.random.random() < 0.1 else 10)))
 
     def _take(self, queue: int, lane: int, count: int) -> int:
         first = self.next_sequence.get((queue, lane), 1)
@@ -63,7 +73,7 @@ class Filler:
             self.made_ready[queue, lane, sequence] = self.log.next_offset
         return first
 
-    def _append(self, one: Event, payload: bytes) -> None:
+    def _append(self, one: Event, payload: bytes = b"") -> None:
         time_us = TIME_US + self.log.next_offset // 3
         offset = self.log.append(one, time_us, [payload])
         self.index.note(offset, time_us, self.log.last_base, self.log.last_at, one)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.log.building import TIME_US, acked, event, open_log
 from vibemq.errors import StorageError, UsageError
-from vibemq.events import Published
+from vibemq.events import DeadLettered, DeadReason, Published, Redriven, Routed
 from vibemq.log import index as index_module
 from vibemq.log.disk import Disk
 from vibemq.log.frame import Mark, Place
@@ -54,6 +54,31 @@ def open_index(disk: Disk) -> LmdbIndex:
     log = open_log(disk)
     log.recover()
     return LmdbIndex.open(disk, log, map_bytes=64 << 20)
+
+
+def test_every_arrival_of_an_event_has_an_entry(disk: Disk) -> None:
+    """In each queue that a batch was routed to, where dead letters went and where they went back to."""
+    index, refs = open_index(disk), ((0, 0, 2),)
+    spans = ((0, 1, 3),)
+    events = (
+        Routed("a.b", ((1, 0, 1), (2, 7, 1), (3, 0, 1)), 2, 10, 0, 0, 7),
+        DeadLettered(1, 0, 5, spans, 10, DeadReason.REJECTED, 1, "", 4, 1, refs),
+        DeadLettered(2, 0, 5, spans, 10, DeadReason.REJECTED, 1, "", 0, 0, refs),  # they are gone
+        Redriven(4, spans, 10, 1, 1, 0, 3, refs, 7),
+        Published(5, 0, 1, 0, 0, 0, 0, 7, dropped=2),  # none was stored
+        published(0, 5),
+    )
+    for each in (index, MemoryIndex()):
+        for offset, one in enumerate(events):
+            each.note(offset, offset, offset, 64, one)
+        for _ in range(2):
+            found = [each.lookup_sequence(*wanted) for wanted in ((1, 0, 2), (2, 7, 1), (3, 0, 9), (4, 0, 2))]
+            assert [place.offset if place is not None else None for place in found] == [0, 0, 0, 1]
+            assert [each.lookup_sequence(queue, lane, 9) for queue, lane in ((0, 0), (2, 0), (5, 0))] == [None] * 3
+            assert [each.lookup_sequence(1, 0, number) for number in (3, 4)] == [Place(3, 3, 64)] * 2
+            assert each.lookup_sequence(1, 0, 5) == Place(5, 5, 64)
+            assert each.commit(Mark(6, 5, 64, 1))
+    index.close()
 
 
 def test_an_index_without_entries(disk: Disk) -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.log.building import COUNT, LOG_ID, TIME_US, acked, change, cut, event, full_log, new_log, write
 from tests.sim.disk import SimulatedDisk
 from vibemq.errors import BeyondLog, CorruptLog
-from vibemq.events import DeadLettered, DeadReason, Event, Published
+from vibemq.events import DeadLettered, DeadReason, Event, Published, Redriven, Routed
 from vibemq.log import reading
 from vibemq.log.disk import AnyFile
 from vibemq.log.frame import HEADER_BYTES, Place, Record
@@ -241,6 +241,29 @@ def test_which_record_gave_a_message_its_sequence() -> None:
             assert made_ready(record, queue, 0, sequence) == (sequence in sequences)
             assert not made_ready(record, queue, 1, sequence)
             assert not made_ready(record, queue + 1, 0, sequence)
+
+
+def test_each_place_that_a_record_put_messages_into_leads_to_it() -> None:
+    refs = ((0, 0, 2),)
+    _, _, records = log_of(
+        Routed("a.b", ((1, 0, 10), (2, 7, 1)), 3, 30, 0, 0, 7),
+        Redriven(4, ((0, 1, 3),), 10, 1, 1, 4, 6, refs, 7),
+        Published(1, 0, 13, 0, 0, 0, 0, 7, dropped=3),
+        DeadLettered(1, 0, 5, ((0, 1, 3),), 10, DeadReason.REJECTED, 1, "", 0, 0, refs),
+    )
+    made = {
+        (record.offset, queue, lane, sequence)
+        for record in records
+        for queue in range(5)
+        for lane in (0, 4, 7)
+        for sequence in range(20)
+        if made_ready(record, queue, lane, sequence)
+    }
+    assert made == {
+        *((0, 1, 0, sequence) for sequence in (10, 11, 12)),
+        *((0, 2, 7, sequence) for sequence in (1, 2, 3)),
+        *((1, 1, 4, sequence) for sequence in (6, 7)),
+    }
 
 
 def test_a_message_is_found_within_the_distance_of_two_places() -> None:
