@@ -10,7 +10,7 @@ from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.projections import part as parts
 from vibemq.server.broker import Broker, Subscribing
-from vibemq.server.effects import Find
+from vibemq.server.effects import Effect, Find
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
 from vibemq.server.queue_settings import QueueDefaults
@@ -29,6 +29,8 @@ class Driver:
         self.broker = Broker(self.storage.state, Limits(), QueueDefaults())
         self.now_us = max(now_us, self.storage.state.audit.last_us)
         self.requests = 0
+        self.effects: list[Effect] = []
+        """All that was to leave the broker."""
         self._next()
         self.broker.start("0.1.0", self.now_us)
         self.end_turn()
@@ -63,6 +65,7 @@ class Driver:
             for record in journal.records:
                 self.storage.append(record)
             journal.records.clear()
+            self.effects += journal.effects
             journal.effects.clear()
             log = self.storage.log
             if (group := log.take_group()) is not None:
