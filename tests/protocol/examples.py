@@ -62,6 +62,7 @@ COMMANDS: dict[str, m.Command] = {
     "unbind": m.Unbind(request=21, queue="orders", pattern="orders.*.#"),
     "listbindings": m.ListBindings(request=22, queue=None),
     "listqueues": m.ListQueues(request=9),
+    "listdeleted": m.ListDeleted(request=26),
     "showqueue": m.ShowQueue(request=10, queue="orders"),
     "purge": m.Purge(request=11, queue="orders"),
     "delete": m.Delete(request=12, queue="orders", grace_ms=3_600_000),

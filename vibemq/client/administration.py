@@ -76,6 +76,10 @@ class Administration:
         """All queues by name, each as show_queue() gives it."""
         return await self._list(lambda number: m.ListQueues(request=number), what="list_queues")
 
+    async def list_deleted(self) -> list[dict[str, object]]:
+        """The queues that undelete() can bring back, each as show_queue() gives it, with `until_us`: till when."""
+        return await self._list(lambda number: m.ListDeleted(request=number), what="list_deleted")
+
     async def show_queue(self, name: str) -> dict[str, object]:
         """The counts and settings of a queue.
 

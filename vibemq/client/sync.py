@@ -208,6 +208,10 @@ class SyncClient:
         """All queues by name, each as show_queue() gives it."""
         return self._bridge.call(self._client.list_queues())
 
+    def list_deleted(self) -> list[dict[str, object]]:
+        """The queues that undelete() can bring back, as Client.list_deleted()."""
+        return self._bridge.call(self._client.list_deleted())
+
     def show_queue(self, name: str) -> dict[str, object]:
         """The counts and settings of a queue, as Client.show_queue()."""
         return self._bridge.call(self._client.show_queue(name))

@@ -60,6 +60,7 @@ ControlCommand = (
     | m.Unbind
     | m.ListBindings
     | m.ListQueues
+    | m.ListDeleted
     | m.ShowQueue
     | m.Purge
     | m.Delete

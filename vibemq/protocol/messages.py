@@ -222,6 +222,12 @@ class ListQueues(Control, frozen=True, kw_only=True):
     request: Request
 
 
+class ListDeleted(Control, frozen=True, kw_only=True):
+    """Ask for the queues that Undelete can bring back. Done.result: what ShowQueue gives, each with "until_us"."""
+
+    request: Request
+
+
 class ShowQueue(Control, frozen=True, kw_only=True):
     """Ask for one queue: its settings and counts."""
 
@@ -348,6 +354,7 @@ Command: TypeAlias = (
     | Unbind
     | ListBindings
     | ListQueues
+    | ListDeleted
     | ShowQueue
     | Purge
     | Delete

@@ -21,7 +21,7 @@ from vibemq.server.dead_letters import DeadLetters
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.dispatch import Dispatcher
 from vibemq.server.effects import Answer, Find, Load, StoredBatch
-from vibemq.server.groups import Groups
+from vibemq.server.groups import Groups, check_group
 from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
 from vibemq.server.peeking import Peeking
@@ -175,8 +175,9 @@ class Broker:
         """
         if len(self._connections[ask.connection].subscriptions) >= self.limits.subscriptions_per_connection:
             raise LimitExceeded(f"a connection may have {self.limits.subscriptions_per_connection} subscriptions")
+        check_group(ask.queue, self.queues.settings_of(ask.queue).mode, ask.group, ask.start)
         queue = self.queues.named_or_new(ask.queue, ask.connection)
-        group = self.groups.find(queue, ask.group, ask.start)
+        group = self.groups.find(queue, ask.group)
         if group is not None:
             self._join(ask, queue, group)
             return
@@ -258,7 +259,8 @@ class Broker:
         if queue.settings.mode.has_groups:
             found = None if group is None else self.groups.require(queue, group)
         else:
-            found = self.groups.find(queue, group, "tail")
+            check_group(name, queue.settings.mode, group, "tail")
+            found = self.groups.find(queue, None)
         self.peeking.peek(connection, request, queue, found, start, count)
 
     def flush(self, connection: int, request: int) -> None:

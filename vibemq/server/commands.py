@@ -97,6 +97,10 @@ def _list_queues(broker: Broker, connection: int, ask: m.ListQueues) -> None:
     broker.queues.list_all(connection, ask.request)
 
 
+def _list_deleted(broker: Broker, connection: int, ask: m.ListDeleted) -> None:
+    broker.queues.list_deleted(connection, ask.request)
+
+
 def _show_queue(broker: Broker, connection: int, ask: m.ShowQueue) -> None:
     broker.queues.show(connection, ask.request, ask.queue)
 
@@ -154,6 +158,7 @@ COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
     m.Unbind: _unbind,
     m.ListBindings: _list_bindings,
     m.ListQueues: _list_queues,
+    m.ListDeleted: _list_deleted,
     m.ShowQueue: _show_queue,
     m.Purge: _purge,
     m.Delete: _delete,

@@ -90,10 +90,13 @@ class DeadLetters:
         self._journal.effects.append(Peeked(self._journal.next_offset, connection, request, number, spans, why))
 
     def _resolve(self, name: str, wanted: Filter) -> tuple[Queue | None, Filter]:
-        """The dead-letter queue that is meant: of that name, or of the queue of that name. None: there is none yet."""
+        """The dead-letter queue that is meant: of that name, or of the queue of that name.
+
+        None: there is none yet, or it is one that fans out, whose groups each deal with its letters in their own way.
+        """
         queue = self._state.queue_named(name)
         if queue is not None and queue.id in self._state.dead:
-            return queue, wanted
+            return (None if queue.settings.mode.has_groups else queue), wanted
         dead = self._state.queue_named(dead_letter_name(name, queue))
         if dead is None and queue is None:
             raise UnknownQueue(f"there is no queue {name!r}, and no dead letters of one")

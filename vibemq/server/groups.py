@@ -13,7 +13,7 @@ from vibemq.errors import (
     UnknownGroup,
     UnknownQueue,
 )
-from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, Mode
 from vibemq.projections.group import Group
 from vibemq.projections.queue import Queue
 from vibemq.server.deliveries import Deliveries
@@ -46,21 +46,13 @@ class Groups:
 
     # --- who takes part in what
 
-    def find(self, queue: Queue, name: str | None, start: str) -> Group | None:
-        """The group that a consumer asks for; None: it is to be created.
+    def find(self, queue: Queue, name: str | None) -> Group | None:
+        """The group that a consumer asks for, and that `check_group` lets it; None: it is to be created.
 
         Raises:
-            UnknownGroup: a queue that has no groups, or a name that a client cannot choose.
-            InvalidRequest: a start, where there is nothing to choose.
+            UnknownGroup: a name that a client cannot choose.
         """
         if not queue.settings.mode.has_groups:
-            if name is not None:
-                raise UnknownGroup(
-                    f"queue {queue.name!r} is {queue.settings.mode.value}: all of its consumers share its messages, "
-                    f"and there is no group {name!r}. Declare a queue with mode fan-out for groups"
-                )
-            if start != "tail":
-                raise InvalidRequest(f"a start is for groups: queue {queue.name!r} is {queue.settings.mode.value}")
             return queue.groups[DEFAULT_GROUP]
         if name is None:
             return None
@@ -193,3 +185,21 @@ class Groups:
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
         return self._idle[0][0] if self._idle else None
+
+
+def check_group(queue: str, mode: Mode, name: str | None, start: str) -> None:
+    """Whether a consumer of a queue, which need not exist yet, may ask for that group and that start.
+
+    Raises:
+        UnknownGroup: a queue of that mode has no groups, or not yet one that only the broker could have named.
+        InvalidRequest: a start, where there is nothing to choose.
+    """
+    if mode.has_groups:
+        return
+    if name is not None:
+        raise UnknownGroup(
+            f"queue {queue!r} is {mode.value}: all of its consumers share its messages, "
+            f"and there is no group {name!r}. Declare a queue with mode fan-out for groups"
+        )
+    if start != "tail":
+        raise InvalidRequest(f"a start is for groups: queue {queue!r} is {mode.value}")

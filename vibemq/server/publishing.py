@@ -164,7 +164,10 @@ class Publishing:
             raise LimitExceeded(f"a message of {max(batch.lengths)} bytes is above the limit of {limits.message_bytes}")
 
     def _store(self, publisher: Publisher, publish: Publish) -> None:
-        queue = self._state.queue_named(publish.name) or self._queues.named_or_new(publish.name, publish.connection)
+        queue = self._state.queue_named(publish.name)
+        if queue is None:
+            self._check_fits_empty(publish.name, publish.batch)
+            queue = self._queues.named_or_new(publish.name, publish.connection)
         batch = _front(publish.batch, self._admit(publisher, publish, queue))
         count, size = (batch.count, batch.record_bytes) if batch is not None else (0, 0)
         lane = publish.batch.priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE
@@ -272,6 +275,19 @@ class Publishing:
                 break
             count += 1
         return count
+
+    def _check_fits_empty(self, name: str, batch: Batch) -> None:
+        """Whether a queue that is about to be created for a batch can take it: else none is created.
+
+        Raises:
+            QueueFull: it cannot.
+        """
+        settings = self._queues.settings_of(name)
+        if settings.overflow is Overflow.REJECT or settings.overflow is Overflow.BLOCK:
+            if batch.count > settings.max_length:
+                raise QueueFull(f"queue {name!r} could hold {settings.max_length} messages, not {batch.count}")
+            if batch.record_bytes > settings.max_bytes:
+                raise QueueFull(f"queue {name!r} could hold {settings.max_bytes} bytes, not {batch.record_bytes}")
 
     def _refuse(self, publisher: Publisher, publish: Publish, queue: Queue) -> None:
         settings, batch = queue.settings, publish.batch

@@ -94,6 +94,11 @@ class Queues:
             raise UnknownQueue(f"there is no queue {name!r}; declare it first (auto_create is off)")
         return self._create(name, self._defaults.of(name), connection)
 
+    def settings_of(self, name: str) -> QueueSettings:
+        """The settings of the queue of that name; if there is none, those that it would be created with."""
+        queue = self._state.queue_named(name)
+        return queue.settings if queue is not None else self._defaults.of(name)
+
     def for_dead_letters(self, name: str) -> Queue:
         """The dead-letter queue of that name; created if need be, as nothing else keeps what is to go there.
 
@@ -210,6 +215,14 @@ class Queues:
     def list_all(self, connection: int, request: int) -> None:
         """Answer with all queues, by name."""
         found = [self.describe(queue) for queue in self._by_name()]
+        self._journal.effects.append(Answer(0, connection, request, found))
+
+    def list_deleted(self, connection: int, request: int) -> None:
+        """Answer with the queues that can be brought back, the one that was deleted first in front."""
+        found = [
+            self.describe(self._state.queues[number]) | {"name": name, "until_us": until_us}
+            for number, (name, until_us) in self._state.topology.deleted.items()
+        ]
         self._journal.effects.append(Answer(0, connection, request, found))
 
     def show(self, connection: int, request: int, name: str) -> None:
