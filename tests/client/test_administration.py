@@ -77,6 +77,7 @@ TWICE: list[tuple[Verb, m.Control, object, object]] = [
         [("q", "#")],
     ),
     (lambda c: c.bindings(), m.ListBindings(request=1), [], []),
+    (lambda c: c.peek("q", priority="high"), m.Peek(request=1, queue="q", priority=7), [], []),
     (lambda c: c.peek("q", 3, 4, "g"), m.Peek(request=1, queue="q", start=3, count=4, group="g"), [], []),
 ]
 ONCE: list[tuple[Verb, m.Control, object, object]] = [

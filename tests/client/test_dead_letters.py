@@ -95,6 +95,32 @@ def test_a_redrive_goes_on_until_nothing_is_left() -> None:
     with_client(test)
 
 
+def test_a_redrive_of_some_sequences_asks_for_no_others() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        letters = Letters(broker, 1_500)
+        assert (await client.redrive("orders.dlq", start=7, end=1_507)).moved == 1_500
+        assert [(one.start, one.end) for one in letters.asked] == [(7, 1_507), (1_007, 1_507)]
+        assert await client.redrive("orders.dlq", start=7, end=7) == Redriven()
+        assert len(letters.asked) == 2, "nothing lies between them, while 0 would stand for all"
+
+    with_client(test)
+
+
+def test_what_has_no_queue_to_go_back_to_is_counted() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        answers = iter([(1_000, 1_100, 100), (5, 0, 2)])
+
+        def answer(command: m.Redrive) -> m.Reply:
+            moved, following, homeless = next(answers)
+            result = {"count": moved, "next": following, "targets": {"orders": moved}, "homeless": homeless}
+            return m.Done(request=command.request, result=result)
+
+        broker.answers[m.Redrive] = answer
+        assert await client.redrive("graves") == Redriven(1_005, {"orders": 1_005}, 102)
+
+    with_client(test)
+
+
 def test_a_redrive_moves_no_more_than_it_was_told() -> None:
     async def test(broker: FakeBroker, client: Client) -> None:
         letters = Letters(broker, 5_000)

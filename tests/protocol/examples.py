@@ -67,7 +67,7 @@ COMMANDS: dict[str, m.Command] = {
     "purge": m.Purge(request=11, queue="orders"),
     "delete": m.Delete(request=12, queue="orders", grace_ms=3_600_000),
     "undelete": m.Undelete(request=23, queue="orders", name="orders.again"),
-    "peek": m.Peek(request=13, queue="orders", start=5, count=10, group="billing"),
+    "peek": m.Peek(request=13, queue="orders", start=5, count=10, group="billing", priority=9),
     "deadletters": m.DeadLetters(
         request=24,
         queue="orders",
@@ -84,6 +84,7 @@ COMMANDS: dict[str, m.Command] = {
         queue="orders.dlq",
         target="orders.eu",
         start=5,
+        end=900,
         count=100,
         dry_run=True,
         reason="expired",

@@ -159,9 +159,19 @@ controls = (
     | st.builds(m.Purge, request=requests, queue=names)
     | st.builds(m.Delete, request=requests, queue=names, grace_ms=st.none() | durations)
     | st.builds(m.Undelete, request=requests, queue=names, name=st.just("") | names)
-    | st.builds(m.Peek, request=requests, queue=names, start=numbers, count=counts, group=st.none() | names)
+    | st.builds(
+        m.Peek,
+        request=requests,
+        queue=names,
+        start=numbers,
+        count=counts,
+        group=st.none() | names,
+        priority=st.none() | st.integers(0, 9),
+    )
     | st.builds(m.DeadLetters, request=requests, queue=names, **filters)
-    | st.builds(m.Redrive, request=requests, queue=names, target=st.just("") | names, dry_run=bits, **filters)
+    | st.builds(
+        m.Redrive, request=requests, queue=names, target=st.just("") | names, end=numbers, dry_run=bits, **filters
+    )
     | st.builds(m.Flush, request=requests)
     | st.builds(m.Digest, request=requests)
     | st.just(m.Ping())

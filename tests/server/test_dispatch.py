@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.server.rig import Rig, batch_of
 from vibemq import events as e
+from vibemq.batch import Batch, pack
 from vibemq.errors import InvalidRequest
 from vibemq.events import DEFAULT_GROUP
 from vibemq.projections.projector import Projector
@@ -150,6 +151,29 @@ def test_peek_marks_what_may_have_been_sent_before_a_crash() -> None:
     (peeked,) = rig.effects()
     assert isinstance(peeked, f.Peeked)
     assert list(peeked.spans) == [(0, 1, 4, 0, True), (0, 4, 6, 0, False)]
+
+
+def test_peek_shows_the_highest_priority_first_or_one_alone() -> None:
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.queues.declare(connection, 1, "q", {"mode": "priority"})
+    for sequence, priority in enumerate((1, 9, 9, 1)):
+        batch = Batch(b"".join(pack([b"x"], None, priority)))
+        rig.broker.publishing.publish(Publish(connection, 1, "q", sequence, batch))
+    rig.take()
+
+    def peeked(start: int, priority: int | None) -> list[tuple[int, int, int]]:
+        rig.broker.peek(connection, 1, "q", None, start, 10, priority)
+        return [span[:3] for one in rig.effects() if isinstance(one, f.Peeked) for span in one.spans]
+
+    assert peeked(0, None) == [(9, 1, 3), (1, 1, 3)]
+    assert peeked(2, None) == [(9, 2, 3), (1, 2, 3)]
+    assert peeked(2, 1) == [(1, 2, 3)]
+    assert peeked(0, 4) == []
+    rig.broker.publishing.publish(Publish(connection, 1, "plain", 4, batch_of([b"x"])))
+    rig.take()
+    rig.broker.peek(connection, 1, "plain", None, 0, 10, 9)  # there are no priorities
+    assert [one.spans for one in rig.effects() if isinstance(one, f.Peeked)] == [[(0, 1, 2, 0, False)]]
 
 
 def turns(rig: Rig) -> list[list[f.Delivery | f.Drained]]:

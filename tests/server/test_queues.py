@@ -323,6 +323,23 @@ def test_a_deleted_queue_comes_back_whole(office: Office) -> None:
         office.ask(office.queues.undelete, "q")
 
 
+def test_deleted_queues_are_listed_by_the_names_they_had_until_nobody_can_bring_them_back(office: Office) -> None:
+    for name, grace_ms in (("b", 2000), ("a", 1000), ("kept", 1000)):
+        office.declare(name, delete_grace_ms=grace_ms)
+    office.fill("b", 3)
+    for name in ("b", "a"):
+        office.ask(office.queues.delete, name)
+    office.declare("b")
+    found = office.ask(office.queues.list_deleted)
+    assert [(one["name"], one["ready"], one["until_us"]) for one in found] == [
+        ("b", 3, START_US + 2_000_000),
+        ("a", 0, START_US + 1_000_000),
+    ]
+    assert [one["name"] for one in office.ask(office.queues.list_all)] == ["b", "kept"]
+    office.pass_time(1_000_000)
+    assert [one["name"] for one in office.ask(office.queues.list_deleted)] == ["b"]
+
+
 def test_when_its_time_is_over_a_deleted_queue_is_gone_for_good(office: Office) -> None:
     office.declare("a", delete_grace_ms=1000)
     office.declare("b")

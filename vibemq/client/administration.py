@@ -6,6 +6,7 @@ from typing import Unpack
 import msgspec
 
 from vibemq.client.membership import StartAt, start_of
+from vibemq.client.outgoing import Priority, priority_number
 from vibemq.client.peeked import PeekedMessage, peeked
 from vibemq.client.queues import QueueSettings, declare_of, settings_of
 from vibemq.client.requests import Requests
@@ -140,8 +141,19 @@ class Administration:
             once=True,
         )
 
-    async def peek(self, queue: str, start: int = 0, count: int = 100, group: str | None = None) -> list[PeekedMessage]:
+    async def peek(
+        self,
+        queue: str,
+        start: int = 0,
+        count: int = 100,
+        group: str | None = None,
+        *,
+        priority: Priority | None = None,
+    ) -> list[PeekedMessage]:
         """Up to `count` ready messages from sequence `start` on, of one `group` where there are any; none is taken.
+
+        In mode priority each priority numbers its messages for itself: to see all of a long queue, ask for one after
+        the other.
 
         Raises:
             UnknownQueue, UnknownGroup: there is none of that name.
@@ -150,7 +162,14 @@ class Administration:
         if group is not None:
             check_name(group, "group")
         found = await self._list(
-            lambda number: m.Peek(request=number, queue=queue, start=start, count=count, group=group),
+            lambda number: m.Peek(
+                request=number,
+                queue=queue,
+                start=start,
+                count=count,
+                group=group,
+                priority=None if priority is None else priority_number(priority),
+            ),
             what=f"peek {queue!r}",
         )
         return [peeked(queue, one) for one in found]

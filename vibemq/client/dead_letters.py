@@ -23,10 +23,14 @@ STEPS_A_SECOND: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """What a redrive has moved, or with `dry_run` would move: all, and by the queue that it went to."""
+    """What a redrive has moved, or with `dry_run` would move: all, and by the queue that it went to.
+
+    `homeless` is how many stay, as the queue that they came from is gone: they can only go `to` another.
+    """
 
     moved: int = 0
     targets: dict[str, int] = field(default_factory=dict)
+    homeless: int = 0
 
 
 class _Filter(TypedDict):
@@ -87,6 +91,8 @@ class DeadLetters(Administration):
         queue: str,
         *,
         to: str | None = None,
+        start: int = 0,
+        end: int | None = None,
         reason: str | None = None,
         source: str | None = None,
         error: str | None = None,
@@ -99,8 +105,9 @@ class DeadLetters(Administration):
     ) -> Redriven:
         """Send dead letters back to the queues they came from, or to the queue `to`; their attempts count on.
 
-        `count` is how many at most (None: all that pass the filters), `rate` how many a second. With `dry_run` nothing
-        is moved, and all that pass the filters are counted, whatever `count` says. `on_progress` is called after each
+        They are those from sequence `start` on, and before `end` (None: all that there are) that pass the filters.
+        `count` is how many at most (None: all of them), `rate` how many a second. With `dry_run` nothing
+        is moved, and all of them are counted, whatever `count` says. `on_progress` is called after each
         request with what was moved until then; a blocking client calls it on its own thread. Stopping half-way leaves
         the rest where it is.
 
@@ -116,11 +123,13 @@ class DeadLetters(Administration):
             raise UsageError(f"count is {count}: redrive at least one message, or all with None")
         if rate is not None and not rate > 0:
             raise UsageError(f"rate is {rate}: messages a second are more than 0")
+        if end is not None and end <= start:
+            return Redriven()
         filters = _filter(reason, source, error, since, until)
-        wanted = m.Redrive(request=1, queue=queue, target=to or "", dry_run=dry_run, **filters)
+        wanted = m.Redrive(request=1, queue=queue, target=to or "", end=end or 0, dry_run=dry_run, **filters)
         step = REDRIVE_MESSAGES_MAX if rate is None else max(1, int(min(rate / STEPS_A_SECOND, REDRIVE_MESSAGES_MAX)))
         loop = asyncio.get_running_loop()
-        began, done, start = loop.time(), Redriven(), 0
+        began, done = loop.time(), Redriven()
         while True:
             most = step if count is None else min(step, count - done.moved)
             answer = await self._redrive_some(msgspec.structs.replace(wanted, start=start, count=most), done)
@@ -150,7 +159,7 @@ def _added(done: Redriven, answer: dict[str, object]) -> Redriven:
     more = answer.get("targets")
     for queue, count in more.items() if isinstance(more, dict) else ():
         targets[str(queue)] = targets.get(str(queue), 0) + _number(count)
-    return Redriven(done.moved + _number(answer.get("count")), targets)
+    return Redriven(done.moved + _number(answer.get("count")), targets, done.homeless + _number(answer.get("homeless")))
 
 
 def _number(value: object) -> int:

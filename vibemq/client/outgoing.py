@@ -43,7 +43,7 @@ class Route(NamedTuple):
         ttl_ms = 0 if ttl is None else milliseconds(ttl, "ttl")
         if ttl is not None and not 0 < ttl_ms <= TTL_MS_MAX:
             raise UsageError(f"ttl is {ttl}: a message may wait from 1 ms on, or for ever, which is None")
-        return cls(name, to_topic, PRIORITY_NORMAL if priority is None else _priority(priority), ttl_ms)
+        return cls(name, to_topic, PRIORITY_NORMAL if priority is None else priority_number(priority), ttl_ms)
 
     @property
     def place(self) -> Place:
@@ -51,7 +51,12 @@ class Route(NamedTuple):
         return self.name, self.to_topic
 
 
-def _priority(priority: object) -> int:
+def priority_number(priority: object) -> int:
+    """The priority that an application says, as it travels.
+
+    Raises:
+        UsageError: there is no such priority.
+    """
     number = PRIORITIES.get(priority) if isinstance(priority, str) else priority
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number <= PRIORITY_MAX:
         raise UsageError(f"priority is {priority!r}: write 0 to {PRIORITY_MAX}, or one of {', '.join(PRIORITIES)}")

@@ -228,9 +228,17 @@ class SyncClient:
         """Bring a deleted queue back, as Client.undelete()."""
         return self._bridge.call(self._client.undelete(name, as_name))
 
-    def peek(self, queue: str, start: int = 0, count: int = 100, group: str | None = None) -> list[PeekedMessage]:
+    def peek(
+        self,
+        queue: str,
+        start: int = 0,
+        count: int = 100,
+        group: str | None = None,
+        *,
+        priority: Priority | None = None,
+    ) -> list[PeekedMessage]:
         """Ready messages, none of which is taken, as Client.peek()."""
-        return self._bridge.call(self._client.peek(queue, start, count, group))
+        return self._bridge.call(self._client.peek(queue, start, count, group, priority=priority))
 
     def seek(self, queue: str, group: str, to: StartAt) -> int:
         """Let a group go on from the "head", the "tail", a sequence or a time, as Client.seek()."""
@@ -278,6 +286,8 @@ class SyncClient:
         queue: str,
         *,
         to: str | None = None,
+        start: int = 0,
+        end: int | None = None,
         reason: str | None = None,
         source: str | None = None,
         error: str | None = None,
@@ -293,6 +303,8 @@ class SyncClient:
             self._client.redrive(
                 queue,
                 to=to,
+                start=start,
+                end=end,
                 reason=reason,
                 source=source,
                 error=error,

@@ -262,13 +262,17 @@ class Undelete(Control, frozen=True, kw_only=True):
 
 
 class Peek(Control, frozen=True, kw_only=True):
-    """Read up to `count` ready messages from sequence `start` on, and take none. Done.result: see docs/protocol.md."""
+    """Read up to `count` ready messages from sequence `start` on, and take none. Done.result: see docs/protocol.md.
+
+    In mode priority each `priority` numbers its messages for itself: ask for one after the other to see all.
+    """
 
     request: Request
     queue: str
     start: Number = 0
     count: Count = 100
     group: str | None = None
+    priority: Priority | None = None
 
 
 class DeadLetters(Control, frozen=True, kw_only=True):
@@ -295,15 +299,17 @@ class DeadLetters(Control, frozen=True, kw_only=True):
 class Redrive(Control, frozen=True, kw_only=True):
     """Send dead letters back to the queue they came from, or to `target`; filters are those of DeadLetters.
 
-    At most `count` at a time, from sequence `start` on. Done.result: {"count": n, "next": s, "targets": {queue: n}}:
-    what was moved, and where to go on; `next` is 0 when nothing is left. With `dry_run` nothing is moved, and all that
-    would be is counted.
+    At most `count` at a time, from sequence `start` on and before `end` (0: all that are there). Done.result:
+    {"count": n, "next": s, "targets": {queue: n}, "homeless": n}: what was moved, where to go on, and how many were
+    passed over, as the queue that they came from is gone; `next` is 0 when nothing is left. With `dry_run` nothing is
+    moved, and all that would be is counted.
     """
 
     request: Request
     queue: str
     target: Word = ""
     start: Number = 0
+    end: Number = 0
     count: Count = 1000
     dry_run: bool = False
     reason: Word = ""

@@ -249,8 +249,17 @@ class Broker:
 
     # --- the rest
 
-    def peek(self, connection: int, request: int, name: str, group: str | None, start: int, count: int) -> None:
-        """Answer with ready messages from sequence `start` on, and take none.
+    def peek(
+        self,
+        connection: int,
+        request: int,
+        name: str,
+        group: str | None,
+        start: int,
+        count: int,
+        priority: int | None = None,
+    ) -> None:
+        """Answer with ready messages from sequence `start` on, and take none; in mode priority of one, if so wished.
 
         Raises:
             UnknownQueue, UnknownGroup: it is not there.
@@ -261,7 +270,7 @@ class Broker:
         else:
             check_group(name, queue.settings.mode, group, "tail")
             found = self.groups.find(queue, None)
-        self.peeking.peek(connection, request, queue, found, start, count)
+        self.peeking.peek(connection, request, queue, found, start, count, priority)
 
     def flush(self, connection: int, request: int) -> None:
         """Answer when everything before is durable."""

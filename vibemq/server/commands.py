@@ -118,7 +118,7 @@ def _undelete(broker: Broker, connection: int, ask: m.Undelete) -> None:
 
 
 def _peek(broker: Broker, connection: int, ask: m.Peek) -> None:
-    broker.peek(connection, ask.request, ask.queue, ask.group, ask.start, ask.count)
+    broker.peek(connection, ask.request, ask.queue, ask.group, ask.start, ask.count, ask.priority)
 
 
 def _dead_letters(broker: Broker, connection: int, ask: m.DeadLetters) -> None:
@@ -126,7 +126,7 @@ def _dead_letters(broker: Broker, connection: int, ask: m.DeadLetters) -> None:
 
 
 def _redrive(broker: Broker, connection: int, ask: m.Redrive) -> None:
-    redriving = Redriving(connection, ask.request, ask.queue, ask.target, ask.start, ask.count, _filter(ask))
+    redriving = Redriving(connection, ask.request, ask.queue, ask.target, ask.start, ask.end, ask.count, _filter(ask))
     broker.dead_letters.redrive(redriving, dry_run=ask.dry_run)
 
 

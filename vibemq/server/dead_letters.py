@@ -33,13 +33,17 @@ class Filter(NamedTuple):
 
 
 class Redriving(NamedTuple):
-    """A request to send dead letters back: `most` of them, from sequence `start` on, to `target` or where they were."""
+    """A request to send dead letters back: `most` of them, to `target` or where they were.
+
+    They are those from sequence `start` on and before `end`; 0: all that are there.
+    """
 
     connection: int
     request: int
     queue: str
     target: str
     start: int
+    end: int
     most: int
     wanted: Filter
 
@@ -189,6 +193,10 @@ class DeadLetters:
             if chosen is None:
                 raise UnknownQueue(f"there is no queue {ask.target!r} to send dead letters to")
         for start, end, run in self._matching(dead, ask.start, wanted):
+            if ask.end:
+                end = min(end, ask.end)  # noqa: PLW2901 - what lies behind it is not asked for
+                if start >= end:
+                    return
             target = chosen or self._state.queues.get(run.queue)
             if target is not None and (target.deleted_until_us or target is dead):
                 target = None

@@ -1,6 +1,6 @@
 """Looking at messages without taking them."""
 
-from vibemq.events import DEFAULT_LANE
+from vibemq.events import DEFAULT_LANE, Mode
 from vibemq.projections.group import Group
 from vibemq.projections.queue import Queue
 from vibemq.server.dispatch import alike
@@ -17,11 +17,22 @@ class Peeking:
         self._journal = journal
         self._limits = limits
 
-    def peek(self, connection: int, request: int, queue: Queue, group: Group | None, start: int, count: int) -> None:
+    def peek(
+        self,
+        connection: int,
+        request: int,
+        queue: Queue,
+        group: Group | None,
+        start: int,
+        count: int,
+        priority: int | None,
+    ) -> None:
         """Answer with messages that are ready in a group, from sequence `start` on, highest priority first.
 
-        Without a group: those of a queue that are kept for the next group that comes.
+        In mode priority only those of one `priority`, if there is one given. Without a group: those of a queue that are
+        kept for the next group that comes.
         """
+        only = priority if queue.settings.mode is Mode.PRIORITY else None
         left = min(count, self._limits.peek_messages)
         spans: list[tuple[int, int, int, int, bool]] = []
         if group is None:
@@ -31,6 +42,8 @@ class Peeking:
                 spans.append((DEFAULT_LANE, low, high, 0, False))
         else:
             for number, lane in group.lanes.items():
+                if only is not None and number != only:
+                    continue
                 fresh = (max(start, lane.cursor), queue.next[number])
                 for low, high in [*lane.returned.within(start, lane.cursor), fresh]:
                     end = min(high, low + left)

@@ -1,0 +1,60 @@
+"""Dead letters are looked at and sent back to work."""
+
+from tests.server.rig import Rig, batch_of
+from vibemq import events as e
+from vibemq.server.broker import Subscribing
+from vibemq.server.dead_letters import Filter, Redriving
+from vibemq.server.effects import Answer
+from vibemq.server.publishing import Publish
+
+
+def with_letters(count: int) -> tuple[Rig, int]:
+    """A broker with so many dead letters of `orders`, and a connection to it."""
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.subscribe(Subscribing(connection, 1, "orders", None, count, 1 << 20))
+    (number,) = [event.subscription for event in rig.take_events(e.Subscribed)]
+    rig.broker.publishing.publish(Publish(connection, 1, "orders", 0, batch_of([b"x"] * count)))
+    rig.broker.end_turn()
+    rig.broker.deliveries.nack(connection, number, ((1, count + 1),), 0, delay_ms=None, reason="", reject=True)
+    rig.take()
+    return rig, connection
+
+
+def redrive(
+    rig: Rig, connection: int, start: int, end: int, most: int = 1000, *, dry_run: bool = False
+) -> dict[str, object]:
+    """What a redrive of these sequences is answered with."""
+    asked = Redriving(connection, 1, "orders.dlq", "", start, end, most, Filter())
+    rig.broker.dead_letters.redrive(asked, dry_run=dry_run)
+    effects = rig.effects()
+    while rig.loads:
+        rig.load_one()
+        rig.broker.end_turn()
+        effects += rig.effects()
+    (answer,) = [one for one in effects if isinstance(one, Answer)]
+    assert isinstance(answer.result, dict)
+    return answer.result
+
+
+def left(rig: Rig) -> list[tuple[int, int]]:
+    """The dead letters that are there."""
+    queue = rig.broker.queues.require("orders.dlq")
+    lane = queue.groups[e.DEFAULT_GROUP].lanes[e.DEFAULT_LANE]
+    return [*lane.returned, (lane.cursor, queue.next[e.DEFAULT_LANE])]
+
+
+def test_a_redrive_moves_what_lies_between_start_and_end_and_nothing_else() -> None:
+    rig, connection = with_letters(10)
+    assert redrive(rig, connection, 3, 6, dry_run=True)["count"] == 3
+    assert redrive(rig, connection, 3, 6) == {"count": 3, "next": 0, "targets": {"orders": 3}, "homeless": 0}
+    assert left(rig) == [(1, 3), (6, 11)]
+    assert redrive(rig, connection, 4, 5)["count"] == 0, "it is gone, and the next one is not meant"
+    assert redrive(rig, connection, 4, 8) == {"count": 2, "next": 0, "targets": {"orders": 2}, "homeless": 0}
+    assert redrive(rig, connection, 0, 0) == {"count": 5, "next": 0, "targets": {"orders": 5}, "homeless": 0}
+
+
+def test_a_redrive_of_part_of_a_range_tells_where_to_go_on() -> None:
+    rig, connection = with_letters(10)
+    assert redrive(rig, connection, 3, 9, most=2)["next"] == 5
+    assert redrive(rig, connection, 5, 9, most=4)["next"] == 0
