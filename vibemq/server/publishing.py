@@ -3,8 +3,13 @@
 A publisher that has to wait is refused with QueueBlocked, and its connection is remembered, with what it wanted room
 for: its later batches for that queue are refused as well, so that they stay in order, until it is told Unblocked. So
 nothing of what waits is in the broker's memory, and other queues go on.
+
+When it is told, more of its batches may be on their way, sent before it heard that one was refused. They must not
+overtake those that it sends again. So the sequences that were refused are remembered, too, and of these only the lowest
+is taken next.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -29,6 +34,8 @@ from vibemq.server.limits import Limits
 from vibemq.server.queues import Queues
 from vibemq.server.rates import Bucket
 
+EXPECTED_MAX = 2_000
+"""So many refused batches are remembered at one place: twice what a client may have on its way."""
 HYSTERESIS_MAX = 100
 """A full queue must have so much room, or a tenth of its length, before publishers hear of it: not for each message."""
 
@@ -45,25 +52,65 @@ class Publish(NamedTuple):
     to_topic: bool = False
 
 
-class _Wanted(NamedTuple):
-    """What a blocked connection wants room for."""
+class _Refused(NamedTuple):
+    """A batch that was refused: the producer's sequence (0: none), and what it wants room for."""
 
-    to_topic: bool
+    sequence: int
     messages: int
     bytes: int
+
+
+class _Place:
+    """A queue or topic at which a connection waits: until it is told Unblocked, and then until all has come again.
+
+    `expected` are the refused batches with a sequence, in order. While the connection `waits`, it is owed Unblocked.
+    """
+
+    __slots__ = ("_last", "expected", "waits")
+
+    def __init__(self) -> None:
+        """Begin with nothing refused."""
+        self.expected: list[_Refused] = []
+        self.waits = False
+        self._last = _Refused(0, 0, 0)
+
+    @property
+    def first(self) -> _Refused:
+        """What room is to be made for."""
+        return self.expected[0] if self.expected else self._last
+
+    def refuse(self, batch: _Refused) -> None:
+        """Remember a batch, which comes again."""
+        self.waits, self._last = True, batch
+        if batch.sequence and not self.expects(batch.sequence):
+            self.expected.insert(bisect_left(self.expected, batch), batch)
+            del self.expected[EXPECTED_MAX:]
+
+    def expects(self, sequence: int) -> bool:
+        """Whether this sequence was refused, and so is not stored."""
+        at = bisect_left(self.expected, (sequence,))
+        return at < len(self.expected) and self.expected[at].sequence == sequence
+
+    def has_turn(self, sequence: int, oldest: int) -> bool:
+        """Whether a batch may be looked at now. What is below `oldest` was given up by the client."""
+        del self.expected[: bisect_left(self.expected, (oldest,))]
+        if self.expected and sequence == self.expected[0].sequence:
+            del self.expected[0]
+            return True
+        return not self.waits and not (sequence and self.expected)
 
 
 class Publisher:
     """What publishing knows of a connection: its producer's number, its rate, and what it waits for."""
 
-    __slots__ = ("blocked", "bucket", "producer")
+    __slots__ = ("bucket", "places", "producer")
 
     def __init__(self, producer: int, bucket: Bucket | None) -> None:
         """Begin with nothing blocked."""
         self.producer = producer
         self.bucket = bucket
-        self.blocked: dict[str, _Wanted] = {}
-        """By name of queue or topic."""
+        self.places: dict[tuple[str, bool], _Place] = {}
+        """By name, and whether it is that of a topic."""
 
 
 class Publishing:
@@ -116,11 +163,13 @@ class Publishing:
             RequestError: a limit, a full queue, no queue, or a sequence that is not remembered any more.
         """
         publisher = self._publishers[publish.connection]
-        if publish.sequence and publisher.producer and self._confirm_duplicate(publisher, publish):
+        place = publisher.places.get((publish.name, publish.to_topic))
+        is_new = not publish.sequence or (place is not None and place.expects(publish.sequence))
+        if not is_new and publisher.producer and self._confirm_duplicate(publisher, publish):
             return
         self._check_limits(publish.batch)
-        if publish.name in publisher.blocked:
-            raise QueueBlocked(f"{publish.name!r} is blocked: wait until it is unblocked, then send again, in order")
+        if place is not None:
+            self._check_turn(publisher, publish, place)
         if publisher.bucket is not None:
             self._check_rate(publisher, publish, publisher.bucket, "this connection")
         if publish.to_topic:
@@ -129,6 +178,17 @@ class Publishing:
             self._store(publisher, publish)
         if publisher.bucket is not None:
             publisher.bucket.take(publish.batch.count, self._journal.now_us)
+
+    def _check_turn(self, publisher: Publisher, publish: Publish, place: _Place) -> None:
+        """Whether it is the turn of a batch, at a queue or topic where its connection had to wait.
+
+        Raises:
+            QueueBlocked: it is not.
+        """
+        if not place.has_turn(publish.sequence, publish.oldest):
+            self._block(publisher, publish, "what was refused before comes first")
+        if not place.expected and not place.waits:
+            del publisher.places[publish.name, publish.to_topic]
 
     def has_stored(self, connection: int, sequence: int) -> bool:
         """Whether a batch with this sequence of the connection's producer is known to be stored: it needs no room."""
@@ -317,7 +377,8 @@ class Publishing:
 
     def _block(self, publisher: Publisher, publish: Publish, why: str) -> None:
         """Remember that a connection waits, and refuse its batch."""
-        publisher.blocked[publish.name] = _Wanted(publish.to_topic, publish.batch.count, publish.batch.record_bytes)
+        place = publisher.places.setdefault((publish.name, publish.to_topic), _Place())
+        place.refuse(_Refused(publish.sequence, publish.batch.count, publish.batch.record_bytes))
         self._blocked[publish.connection] = None
         raise QueueBlocked(f"{why}: wait until {publish.name!r} is unblocked, then send again, in order")
 
@@ -325,26 +386,28 @@ class Publishing:
         """Tell those who wait for a queue that takes some again."""
         for connection in list(self._blocked):
             publisher = self._publishers[connection]
-            for name, wanted in list(publisher.blocked.items()):
-                if self._is_free(publisher, name, wanted):
-                    del publisher.blocked[name]
+            for (name, to_topic), place in list(publisher.places.items()):
+                if place.waits and self._is_free(publisher, place.first, self._concerned(name, to_topic=to_topic)):
+                    place.waits = False
+                    if not place.expected:
+                        del publisher.places[name, to_topic]
                     self._journal.effects.append(Unblocked(0, connection, name))
-            if not publisher.blocked:
+            if not any(place.waits for place in publisher.places.values()):
                 del self._blocked[connection]
 
-    def _is_free(self, publisher: Publisher, name: str, wanted: _Wanted) -> bool:
+    def _is_free(self, publisher: Publisher, wanted: _Refused, queues: Sequence[Queue]) -> bool:
         now_us = self._journal.now_us
         if publisher.bucket is not None and not publisher.bucket.available(now_us):
             return False
-        return all(self._takes(queue, wanted) for queue in self._concerned(name, wanted))
+        return all(self._takes(queue, wanted) for queue in queues)
 
-    def _concerned(self, name: str, wanted: _Wanted) -> Sequence[Queue]:
-        if wanted.to_topic:
+    def _concerned(self, name: str, *, to_topic: bool) -> Sequence[Queue]:
+        if to_topic:
             return list(self._bound_to(name))
         queue = self._state.queue_named(name)
         return [queue] if queue is not None else []
 
-    def _takes(self, queue: Queue, wanted: _Wanted) -> bool:
+    def _takes(self, queue: Queue, wanted: _Refused) -> bool:
         settings = queue.settings
         if settings.publish_rate and not self._bucket(queue).available(self._journal.now_us):
             return False
@@ -362,8 +425,8 @@ class Publishing:
         for connection in self._blocked:
             publisher = self._publishers[connection]
             buckets = [publisher.bucket] if publisher.bucket is not None else []
-            for name, wanted in publisher.blocked.items():
-                queues = self._concerned(name, wanted)
+            for (name, to_topic), place in publisher.places.items():
+                queues = self._concerned(name, to_topic=to_topic) if place.waits else ()
                 buckets += [self._bucket(queue) for queue in queues if queue.settings.publish_rate]
             times += [due_us for bucket in buckets if (due_us := bucket.due_us(now_us)) > now_us]
         return min(times, default=None)
