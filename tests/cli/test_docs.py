@@ -21,6 +21,7 @@ from vibemq.cli.main import COMMANDS
 from vibemq.events import QueueSettings
 from vibemq.protocol.fields import NAME_BYTES_MAX
 from vibemq.server.limits import Limits
+from vibemq.server.publishing import EXPECTED_MAX
 
 CLI: Final = (ROOT / "docs" / "cli.md").read_text("utf-8")
 LIMITS: Final = (ROOT / "docs" / "limits.md").read_text("utf-8")
@@ -54,6 +55,7 @@ def test_every_setting_of_a_queue_is_on_the_page_with_its_default() -> None:
 def test_the_fixed_limits_are_those_of_the_code() -> None:
     assert f"| name of a queue | {NAME_BYTES_MAX} bytes |" in LIMITS
     assert f"| headers of a message | {HEADER_BYTES_MAX >> 10} KiB |" in LIMITS
+    assert f"| refused batches that a blocking queue remembers of a connection | {EXPECTED_MAX:,} |" in LIMITS
 
 
 def test_every_command_and_option_is_on_the_page() -> None:
