@@ -95,6 +95,7 @@ class Deliveries:
         for subscription in ended:
             self.unsubscribe(subscription, lost=False)
         self._dispatcher.loading.pop((queue.id, group), None)
+        self._removal.forget(queue.id, group)
         return ended
 
     def tell_ended(self, ended: Iterable[Subscription], error: VibeMQError) -> None:
@@ -220,15 +221,18 @@ class Deliveries:
         for group in list(queue.groups.values()):
             if (queue.id, group.id) in self._dispatcher.loading or not group.ready(queue.next):
                 continue
-            if (queue.timed or queue.settings.ttl_ms) and (due_us := self._removal.expire(queue, group)):
+            is_timed = queue.timed or queue.settings.ttl_ms
+            if is_timed and (due_us := self._removal.expire(queue, group)):
                 self._look_again(queue.id, due_us)
+            offset = self._journal.next_offset
             takers = consumers.get(group.id)
             if takers is not None:
                 self._hand_out(queue, group, takers)
-                if too_old := list(self._dispatcher.too_old):
-                    self._removal.remove_old(queue, group, too_old)
-                    self._changed[queue.id] = None
+                if self._dispatcher.too_old:
+                    self._removal.remove_old(queue, group, self._dispatcher.too_old)
             if self._removal.may_trim(queue) and self._removal.trim(queue, group):
+                self._changed[queue.id] = None
+            if is_timed and self._journal.next_offset > offset:  # what is first now has another time
                 self._changed[queue.id] = None
 
     def _hand_out(self, queue: Queue, group: Group, consumers: Consumers) -> None:
@@ -246,7 +250,9 @@ class Deliveries:
             elif subscription.id in self._pulling:
                 self._drain(subscription)
         if consumers.deliver_rate is not None and group.ready(queue.next):
-            self._look_again(queue.id, consumers.deliver_rate.due_us(now_us))
+            due_us = consumers.deliver_rate.due_us(now_us)
+            if due_us > now_us:  # else it is not the rate that they wait for
+                self._look_again(queue.id, due_us)
         if consumers.key_order is not None and consumers.key_order.was_cut_short:
             self._changed[queue.id] = None
 

@@ -16,7 +16,7 @@ from vibemq.server.effects import Delivery, Load, Origin, StoredBatch
 from vibemq.server.journal import Journal
 from vibemq.server.key_order import KeyOrder
 from vibemq.server.rates import Bucket
-from vibemq.server.subscription import Subscription
+from vibemq.server.subscription import Piece, Subscription
 
 TURN_BYTES_MAX = 2 << 20
 """After so many bytes a subscription gets its next ones in another turn of the loop."""
@@ -79,7 +79,7 @@ class Dispatcher:
         """(queue, group) -> the Load that it waits for."""
         self.sent: dict[int, int] = {}
         """Subscription -> bytes that it was sent in this turn, small pieces counted as more."""
-        self.too_old: list[Span] = []
+        self.too_old: list[Piece] = []
         """Messages that were next in the last `dispatch`, and were not sent as their time was over."""
 
     def dispatch(self, queue: Queue, group: Group, consumers: Consumers) -> list[Subscription]:
@@ -101,9 +101,9 @@ class Dispatcher:
                     given += count
                     served.append(taker)
                     consumers.served(taker)
-                if place in self.loading or given >= ready:
+                if place in self.loading or given >= ready or self.too_old:
                     return served
-            if not given:  # what comes next is too old, parked behind its key, or to be read first
+            if not given:  # what comes next is parked behind its key
                 break
             takers = self._ready_to_take(takers)
         return served
@@ -136,15 +136,16 @@ class Dispatcher:
         """Hand up to `count` messages to a subscription; how many that were."""
         keeps = queue.settings.mode is not Mode.FAN_OUT_NO_ACK
         lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000 if keeps else 0
-        first = taker.next_delivery
+        first, overtaken = taker.next_delivery, None
         if consumers.key_order is not None:
             spans, size, weight = self._pick_by_key(queue, group, consumers, taker, count, lease_until_us)
         else:
-            lanes, count = self._lanes(queue, group, consumers, count)
+            lanes, count, overtaken = self._lanes(queue, group, consumers, count)
             spans, size, weight = self._pick(queue, group, consumers, taker, count, lease_until_us, lanes)
         if not spans:
             return 0
         given = taker.next_delivery - first
+        consumers.overtaken = 0 if overtaken is None else overtaken + given
         weight = max(weight, given * (TURN_BYTES_MAX // taker.turn_messages_max))
         self.sent[taker.id] = self.sent.get(taker.id, 0) + weight
         if consumers.deliver_rate is not None:
@@ -154,22 +155,21 @@ class Dispatcher:
 
     def _lanes(
         self, queue: Queue, group: Group, consumers: Consumers, count: int
-    ) -> tuple[Iterable[tuple[int, Lane]], int]:
-        """The lanes to serve, in order, and up to how many messages: so many that the guard need not look again."""
+    ) -> tuple[Iterable[tuple[int, Lane]], int, int | None]:
+        """The lanes to serve, in order, and up to how many messages: so many that the guard need not look again.
+
+        And how many messages overtook others before these do; None: these overtake nobody.
+        """
         guard = queue.settings.priority_guard
         if not guard:
-            return group.lanes.items(), count
+            return group.lanes.items(), count, None
         lanes = [(number, lane) for number, lane in group.lanes.items() if lane.ready(queue.next[number])]
         if len(lanes) < 2:
-            consumers.overtaken = 0
-            return lanes, count
+            return lanes, count, None
         if consumers.overtaken >= guard:
-            consumers.overtaken = 0
-            return lanes[-1:], 1
+            return lanes[-1:], 1, None
         above = sum(lane.ready(queue.next[number]) for number, lane in lanes[:-1])
-        count = min(count, guard - consumers.overtaken, above)
-        consumers.overtaken += count
-        return lanes[:-1], count
+        return lanes[:-1], min(count, guard - consumers.overtaken, above), consumers.overtaken
 
     def _pick(
         self,
@@ -195,7 +195,7 @@ class Dispatcher:
                         break
                     stop = min(end, stored.end)
                     if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
-                        self.too_old.append((number, at, stop))
+                        self.too_old.append(_piece(stored, at, stop))
                         break
                     if lane.failed:  # up to as many pieces as messages
                         stop = min(stop, at + TURN_BYTES_MAX // PIECE_BYTES)
@@ -237,10 +237,12 @@ class Dispatcher:
             if found is None:
                 break
             sequence, stored = found
-            if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
-                self.too_old.append((number, sequence, sequence + 1))
-                break
             consumers.key_order.goes_out(sequence)
+            if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
+                self.too_old.append(_piece(stored, sequence, sequence + 1))
+                consumers.key_order.settled(sequence, sequence + 1)
+                weight += PIECE_BYTES
+                continue
             pieces = len(effects)
             _, sent = self._send(lane, consumers, taker, stored, sequence, sequence + 1, lease_until_us)
             size += sent
@@ -323,6 +325,12 @@ def _seen(lane: Lane, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
             start = high
     if start < end:
         yield start, end, False
+
+
+def _piece(stored: StoredBatch, start: int, end: int) -> Piece:
+    """Messages start <= sequence < end of a batch, which nobody holds."""
+    first = start - stored.sequence
+    return Piece(first, first + end - start, stored.origin, first)
 
 
 def _affordable(origin: Origin, first: int, count: int, size: int) -> int:

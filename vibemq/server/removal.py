@@ -1,9 +1,9 @@
 """Ready messages that nobody will get: those that are too old, and those for which there is no room."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from vibemq import events as e
-from vibemq.events import DEFAULT_GROUP, DeadReason, Overflow, Span
+from vibemq.events import DEFAULT_GROUP, DeadReason, Overflow
 from vibemq.projections.group import Group, Lane
 from vibemq.projections.queue import Queue
 from vibemq.server.dead_lettering import DeadLettering, Pieces
@@ -24,37 +24,55 @@ class Removal:
         self._journal = journal
         self._dispatcher = dispatcher
         self._dead_lettering = dead_lettering
+        self._heads: dict[tuple[int, int], dict[int, tuple[int, int, int]]] = {}
+        """(queue, group) -> lane -> (first that is ready, time to live it was looked at with, when it expires in us).
+
+        What is known is not read again: the heads of ten lanes may be more than the memory for batches holds.
+        """
+
+    def forget(self, queue: int, group: int) -> None:
+        """A group is gone, or will be."""
+        self._heads.pop((queue, group), None)
 
     # --- too old
 
     def expire(self, queue: Queue, group: Group) -> int:
         """Remove what is too old from the head of each lane. When to look again: 0: there is nothing to wait for."""
-        ttl_ms = queue.settings.ttl_ms
-        due_us = 0
-        for number, lane in list(group.lanes.items()):
-            old: list[Piece] = []
-            now_us, head_us = self._journal.now_us, 0
-            for piece, expires_us in self._from_head(queue, group, number, lane, ttl_ms):
-                if not 0 < expires_us <= now_us:
-                    head_us = expires_us
-                    break
-                old.append(piece)
-                if len(old) >= PIECES_MAX:
-                    head_us = now_us
-                    break
-            self._remove(queue, group, lane, old, DeadReason.EXPIRED, dead_letter=True)
-            if head_us and (not due_us or head_us < due_us):
-                due_us = head_us
-        return due_us
+        known = self._heads.setdefault((queue.id, group.id), {})
+        times = []
+        for number, lane in group.lanes.items():
+            first, ttl_ms, expires_us = known.get(number, (0, 0, 0))
+            is_same = ttl_ms == queue.settings.ttl_ms and first == (
+                lane.returned.first if lane.returned else lane.cursor
+            )
+            if not is_same or 0 < expires_us <= self._journal.now_us:
+                expires_us = self._expire_lane(queue, group, number, lane, known)
+            if expires_us:
+                times.append(expires_us)
+        return min(times, default=0)
 
-    def remove_old(self, queue: Queue, group: Group, spans: Iterable[Span]) -> None:
-        """Remove ready messages that are too old, wherever they are."""
-        for number, start, end in spans:
-            stored = self._dispatcher.find(queue.id, group.id, number, start)
-            if stored is not None:
-                first = start - stored.sequence
-                piece = Piece(first, first + end - start, stored.origin, first)
-                self._remove(queue, group, group.lanes[number], [piece], DeadReason.EXPIRED, dead_letter=True)
+    def _expire_lane(
+        self, queue: Queue, group: Group, number: int, lane: Lane, known: dict[int, tuple[int, int, int]]
+    ) -> int:
+        """Remove what is too old from the head of a lane. When the next one is; 0: that is not known, or never."""
+        old: list[Piece] = []
+        now_us, ttl_ms, head_us = self._journal.now_us, queue.settings.ttl_ms, 0
+        known.pop(number, None)
+        for piece, expires_us in self._from_head(queue, group, number, lane, ttl_ms):
+            if not 0 < expires_us <= now_us:
+                known[number] = piece.span[1], ttl_ms, expires_us
+                head_us = expires_us
+                break
+            old.append(piece)
+            if len(old) >= PIECES_MAX:
+                head_us = now_us
+                break
+        self._remove(queue, group, lane, old, DeadReason.EXPIRED, dead_letter=True)
+        return head_us
+
+    def remove_old(self, queue: Queue, group: Group, pieces: list[Piece]) -> None:
+        """Remove ready messages of one lane that are too old, wherever they are."""
+        self._remove(queue, group, group.lanes[pieces[0].origin.lane], pieces, DeadReason.EXPIRED, dead_letter=True)
 
     # --- no room
 
@@ -81,6 +99,8 @@ class Removal:
                 old.append(part)
                 pieces += 1
             self._remove(queue, group, lane, old, DeadReason.OVERFLOW, dead_letter=dead_letter)
+            if (queue.id, group.id) in self._dispatcher.loading:  # there is more of this lane
+                break
         return pieces >= PIECES_MAX
 
     def _over(self, queue: Queue, group: Group) -> tuple[int, int]:
