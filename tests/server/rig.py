@@ -24,8 +24,11 @@ def batch_of(bodies: Sequence[bytes]) -> Batch:
 class Rig:
     """A broker, its log in memory, and its clock."""
 
-    def __init__(self, limits: Limits | None = None, defaults: e.QueueSettings | None = None) -> None:
+    def __init__(
+        self, limits: Limits | None = None, defaults: e.QueueSettings | None = None, unroutable: str = ""
+    ) -> None:
         self.limits = limits or Limits()
+        self.unroutable = unroutable
         self.defaults = defaults or e.QueueSettings()
         self.log: list[NewRecord] = []
         self.now_us = START_US
@@ -35,7 +38,7 @@ class Rig:
     def begin(self, state: Projector) -> None:
         """Start a broker that goes on with this state."""
         self.loads.clear()
-        self.broker = Broker(state, self.limits, QueueDefaults(self.defaults))
+        self.broker = Broker(state, self.limits, QueueDefaults(self.defaults), unroutable=self.unroutable)
         self.broker.journal.now_us = self.now_us
         self.broker.start("1", self.now_us)
 
@@ -105,13 +108,14 @@ class Rig:
             if (queue, lane) != (load.queue, load.lane):
                 continue
             if not isinstance(event, e.DeadLettered | e.Redriven):
-                batch = Batch(b"".join(payload))
-                found.append(StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch))
+                batch, dead = Batch(b"".join(payload)), isinstance(event, e.Routed) and event.unroutable
+                found.append(StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch, dead=dead))
                 continue
             first = sequence
             for origin, index, count in event.refs:
                 _, origin_us, origin_payload = self.log[origin]
                 part = Batch(b"".join(Batch(b"".join(origin_payload)).cut(index, count)))
-                found.append(StoredBatch(queue, lane, first, origin, index, at, origin_us, time_us, part))
+                dead = isinstance(event, e.DeadLettered)
+                found.append(StoredBatch(queue, lane, first, origin, index, at, origin_us, time_us, part, dead=dead))
                 first += count
         return found

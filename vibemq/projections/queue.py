@@ -44,7 +44,7 @@ class Queue:
         self.floor = 1
         """No group goes back to sequences below: they were purged."""
         self.timed = False
-        """Some messages came with a time to live of their own."""
+        """Some messages may have come with a time to live of their own."""
         self.total_bytes = 0
         """The bytes of all records that ever came."""
         self.settled_bytes = 0
@@ -127,6 +127,7 @@ class Queue:
     def received_redriven(self, event: e.Redriven) -> None:
         """Dead letters came back to work; their former attempts still count, and are forgiven."""
         self._grow(event.lane, event.sequence, event.count, event.bytes)
+        self.timed = True
         if event.attempts:
             for group in self.groups.values():
                 group.lanes[event.lane].forgive(event.sequence, event.sequence + event.count, event.attempts)

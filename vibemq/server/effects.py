@@ -43,10 +43,11 @@ class StoredBatch:
     """A batch as the log holds it, in memory for a while.
 
     `made_ready` is the record that put its messages into this queue: the one they were published by, unless they came
-    as dead letters or left those, and `ready_us` is the time of that record; they were published at `time_us`.
+    as dead letters or left those, and `ready_us` is the time of that record; they were published at `time_us`. What is
+    `dead` stays as long as its queue lets it, whatever its own time to live was.
     """
 
-    __slots__ = ("batch", "end", "made_ready", "origin", "queue", "ready_us", "sequence", "time_us")
+    __slots__ = ("batch", "end", "made_ready", "origin", "queue", "ready_us", "sequence", "time_us", "ttl_ms")
 
     def __init__(
         self,
@@ -59,17 +60,21 @@ class StoredBatch:
         time_us: int,
         ready_us: int,
         batch: Batch,
+        *,
+        dead: bool = False,
     ) -> None:
         """Keep the batch with its place."""
         self.queue, self.sequence, self.batch = queue, sequence, batch
         self.made_ready, self.time_us, self.ready_us = made_ready, time_us, ready_us
         self.end = sequence + batch.count
         """One more than the sequence of the last message."""
+        self.ttl_ms = 0 if dead else batch.ttl_ms
+        """The own time to live of its messages; 0: none."""
         self.origin = Origin(lane, sequence, offset, index, batch)
 
     def expires_us(self, ttl_ms: int) -> int:
         """When its messages expire in a queue with that time to live, 0 being none; 0: never."""
-        own_ms = self.batch.ttl_ms
+        own_ms = self.ttl_ms
         shortest_ms = min(ttl_ms, own_ms) if ttl_ms and own_ms else ttl_ms or own_ms
         return self.ready_us + shortest_ms * 1000 if shortest_ms else 0
 

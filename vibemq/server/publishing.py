@@ -248,16 +248,16 @@ class Publishing:
         )
         offset = self._journal.record(event, (batch.data,) if batch is not None else ())
         if batch is not None:
-            self._keep(queue, lane, first, offset, batch)
+            self._keep(queue, lane, first, offset, batch, dead=False)
         self._confirm(publish, Accepted(sequence, count + dropped, offset, first, dropped), duplicate=False)
 
-    def _keep(self, queue: Queue, lane: int, first: int, offset: int, batch: Batch) -> None:
+    def _keep(self, queue: Queue, lane: int, first: int, offset: int, batch: Batch, *, dead: bool) -> None:
         """Keep a new batch in memory, if its turn is likely to come before it would have to go."""
         unacked = queue.groups[DEFAULT_GROUP].unacked_bytes if DEFAULT_GROUP in queue.groups else 0
         # A queue with a long backlog hands out old messages: its new ones would leave the cache before their turn.
         if self._cache.bytes_of(queue.id) - unacked < self._cache.bytes_max // 2:
             now_us = self._journal.now_us
-            self._cache.add(StoredBatch(queue.id, lane, first, offset, 0, offset, now_us, now_us, batch))
+            self._cache.add(StoredBatch(queue.id, lane, first, offset, 0, offset, now_us, now_us, batch, dead=dead))
         self._deliveries.changed(queue.id)
 
     # --- topics
@@ -290,7 +290,7 @@ class Publishing:
         )
         offset = self._journal.record(event, (batch.data,))
         for queue, (_, lane, first) in zip(takers, targets, strict=True):
-            self._keep(queue, lane, first, offset, batch)
+            self._keep(queue, lane, first, offset, batch, dead=unroutable)
         dropped = 0 if takers else batch.count
         self._confirm(publish, Accepted(publish.sequence, batch.count, offset, 0, dropped), duplicate=False)
 

@@ -178,16 +178,17 @@ class Storage:
             if (queue, lane) != (load.queue, load.lane) or sequence + count <= load.sequence:
                 continue
             if isinstance(event, e.DeadLettered | e.Redriven):
-                yield from self._referred(record, event.refs, load, sequence)
+                yield from self._referred(record, event, load, sequence)
             else:
-                batch, at = Batch(bytes(record.payload)), record.offset
-                yield StoredBatch(queue, lane, sequence, at, 0, at, record.time_us, record.time_us, batch)
+                batch, at, time_us = Batch(bytes(record.payload)), record.offset, record.time_us
+                dead = isinstance(event, e.Routed) and event.unroutable
+                yield StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch, dead=dead)
 
     def _referred(
-        self, record: Record, refs: tuple[tuple[int, int, int], ...], load: Load, sequence: int
+        self, record: Record, event: e.DeadLettered | e.Redriven, load: Load, sequence: int
     ) -> Iterator[StoredBatch]:
         origin = None
-        for offset, index, count in refs:
+        for offset, index, count in event.refs:
             if sequence + count > load.sequence:
                 if origin is None or origin.offset != offset:
                     origin = self.log.read(offset)
@@ -202,6 +203,7 @@ class Storage:
                     origin.time_us,
                     record.time_us,
                     batch,
+                    dead=isinstance(event, e.DeadLettered),
                 )
             sequence += count
 
