@@ -1,36 +1,171 @@
-"""What queues should do, written naively: an object for each message, and a search through all of them for everything.
+"""What queues should do, written naively: an object for each message in each group, and a search through all of them.
 
-Nothing here is shared with the broker. The model does not choose who gets a message: it is told of each delivery,
-checks that it was allowed, and says afterwards whether one was forgotten. It is told in which order messages arrive in
-a dead-letter queue, too, and checks that they are the right ones.
+Nothing here is shared with the broker but the names of things. The model does not choose who gets a message, and not in
+which order messages arrive in a dead-letter queue: it is told of each event, checks that it was allowed, and says
+afterwards whether one was forgotten.
 """
 
 import enum
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from vibemq.declaration import Backoff, Mode, Overflow, QueueSettings
+from vibemq.events import DeadReason
+
+MS = 1000
+EPHEMERAL_US = 60_000 * MS
 
 
 class State(enum.Enum):
-    """Where a message is."""
+    """Where a message is that is not settled."""
 
     READY = 1
     UNACKED = 2
     WAITING = 3
-    SETTLED = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """What was published: it stays the same wherever the message goes. `id` is its record and its place there."""
+
+    body: bytes
+    id: tuple[int, int]
+    key: int = 0
+    ttl_us: int = 0
+
+
+class Why(NamedTuple):
+    """Why a message is in a dead-letter queue, and where it came from."""
+
+    reason: DeadReason
+    queue: int
+    attempts: int
+    error: str
+    time_us: int
+    lane: int
 
 
 @dataclass(eq=False)
 class Message:
-    """One message in one queue."""
+    """A message in a queue."""
 
-    body: bytes
-    id: tuple[int, int]
+    content: Content
+    lane: int
     sequence: int
+    ready_us: int
+    why: Why | None = None
+
+
+@dataclass(eq=False)
+class Copy:
+    """A message as one group has it."""
+
+    message: Message
     state: State = State.READY
     failed: int = 0
+    forgiven: int = 0
     handed_out: bool = False
-    maybe_sent: bool = False
     due_us: int = 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(lane, sequence)."""
+        return self.message.lane, self.message.sequence
+
+
+class Outcome(NamedTuple):
+    """What has to become of a message that a consumer held: dead, or ready after a delay within these bounds."""
+
+    counted: bool
+    dead: DeadReason | None = None
+    error: str = ""
+    least_us: int = 0
+    most_us: int = 0
+
+
+@dataclass(eq=False)
+class Group:
+    """What one group has not settled."""
+
+    queue: "Queue"
+    number: int
+    name: str
+    ephemeral: bool
+    idle_since_us: int
+    copies: list[Copy] = field(default_factory=list)
+    cursors: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+    """Lane -> all from this sequence on was never taken from the queue."""
+    sent_below: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+    """Lane -> all below may have been sent."""
+    overtaken: int = 0
+    consumers: list["Consumer"] = field(default_factory=list)
+    """Oldest first."""
+
+    def of(self, state: State) -> list[Copy]:
+        """The messages in that state, by lane and sequence."""
+        return sorted((copy for copy in self.copies if copy.state is state), key=lambda copy: copy.place)
+
+    def at(self, place: tuple[int, int]) -> Copy:
+        """The message at a lane and sequence."""
+        return next(copy for copy in self.copies if copy.place == place)
+
+    def expires_us(self, copy: Copy) -> int:
+        """When a message expires, 0: never."""
+        message, own_us = copy.message, copy.message.content.ttl_us
+        times = [time_us for time_us in (self.queue.settings.ttl_ms * MS, 0 if message.why else own_us) if time_us]
+        return message.ready_us + min(times) if times else 0
+
+    def is_expired(self, copy: Copy, now_us: int) -> bool:
+        """Whether nobody may get it any more."""
+        return 0 < self.expires_us(copy) <= now_us
+
+    def heads(self) -> list[Copy]:
+        """The first ready message of each lane, the highest lane first."""
+        ready = self.of(State.READY)
+        lanes = sorted({copy.message.lane for copy in ready}, reverse=True)
+        return [next(copy for copy in ready if copy.message.lane == lane) for lane in lanes]
+
+    def has_its_key(self, copy: Copy) -> bool:
+        """Whether no other message of its key is out, or goes before it."""
+        key = copy.message.content.key
+        if not self.queue.settings.order_by_key or not key:
+            return True
+        return not any(
+            other.message.content.key == key
+            and (other.state is not State.READY or other.message.sequence < copy.message.sequence)
+            for other in self.copies
+            if other is not copy
+        )
+
+    @property
+    def guard_has_its_turn(self) -> bool:
+        """Whether so many messages overtook others that the lowest lane is next."""
+        guard = self.queue.settings.priority_guard
+        return guard > 0 and len(self.heads()) > 1 and self.overtaken >= guard
+
+    def next(self) -> Copy | None:
+        """What is to be handed out next."""
+        if self.queue.settings.order_by_key:
+            return next((copy for copy in self.of(State.READY) if self.has_its_key(copy)), None)
+        heads = self.heads()
+        return (heads[-1] if self.guard_has_its_turn else heads[0]) if heads else None
+
+    def take(self, copy: Copy) -> None:
+        """A ready message is no longer ready."""
+        assert copy.state is State.READY
+        lane, sequence = copy.place
+        self.cursors[lane] = max(self.cursors[lane], sequence + 1)
+
+    def settle(self, copy: Copy) -> None:
+        """This group is done with it."""
+        self.copies.remove(copy)
+
+    @property
+    def bytes(self) -> int:
+        """What is not settled."""
+        return sum(len(copy.message.content.body) for copy in self.copies)
 
 
 @dataclass(eq=False)
@@ -38,13 +173,15 @@ class Consumer:
     """One subscription."""
 
     number: int
-    queue: "ModelQueue"
+    group: Group
     connection: int
-    credit_messages: int
-    credit_bytes: int
+    unacked_max: int
+    credit_messages: int = 0
+    credit_bytes: int = 0
+    exclusive: bool = False
     handed: int = 0
     next_delivery: int = 1
-    open: dict[int, tuple[Message, int]] = field(default_factory=dict)
+    open: dict[int, tuple[Copy, int]] = field(default_factory=dict)
     """Delivery number -> (message, end of its lease)."""
     pull_until_us: int | None = None
     pulled: bool = False
@@ -52,107 +189,253 @@ class Consumer:
     @property
     def has_credit(self) -> bool:
         """Whether it may be sent something."""
-        return self.credit_messages > 0 and self.credit_bytes > 0
+        return self.credit_messages > 0 and self.credit_bytes > 0 and len(self.open) < self.unacked_max
+
+    @property
+    def is_served(self) -> bool:
+        """Whether its group gives it anything."""
+        return not self.group.queue.settings.single_active or self.group.consumers[0] is self
+
+    def take_back(self, runs: Iterable[tuple[int, int]]) -> list[Copy]:
+        """Close those deliveries that are still open."""
+        asked = [delivery for start, end in runs for delivery in range(start, end)]
+        return [self.open.pop(delivery)[0] for delivery in asked if delivery in self.open]
 
 
 @dataclass(eq=False)
-class ModelQueue:
-    """One queue."""
+class Queue:
+    """One queue. Those that do not fan out have the one group 0."""
 
+    number: int
     name: str
-    max_attempts: int
-    lease_us: int
-    retry_us: int
-    dead_name: str
+    settings: QueueSettings
     messages: list[Message] = field(default_factory=list)
-    next: int = 1
+    """All that ever came."""
+    next: dict[int, int] = field(default_factory=lambda: defaultdict(lambda: 1))
+    floor: int = 1
+    groups: dict[int, Group] = field(default_factory=dict)
     is_dead_letter_queue: bool = False
-    has_own_target: bool = False
-    """Whether it was told where its dead letters go, which holds for a dead-letter queue too."""
-    served: list[int] = field(default_factory=list)
-    """Who got a run of messages, in order."""
 
-    def add(self, body: bytes, identity: tuple[int, int]) -> None:
-        """A message becomes ready."""
-        self.messages.append(Message(body, identity, self.next))
-        self.next += 1
+    @property
+    def dead_name(self) -> str:
+        """Where its dead letters go."""
+        return self.settings.dead_letter_queue or f"{self.name}.dlq"
 
-    def of(self, state: State) -> list[Message]:
-        """The messages in that state, oldest first."""
-        return [message for message in self.messages if message.state is state]
+    @property
+    def is_last(self) -> bool:
+        """Whether its own dead letters have nowhere to go."""
+        return self.is_dead_letter_queue and not self.settings.dead_letter_queue
+
+    @property
+    def behind(self) -> Group | None:
+        """The group with the most before it."""
+        return max(self.groups.values(), key=lambda group: len(group.copies), default=None)
+
+    @property
+    def length(self) -> int:
+        """What that group has not settled."""
+        return len(self.behind.copies) if self.behind else 0
+
+    @property
+    def bytes(self) -> int:
+        """The bytes of that; where there are groups as an average says."""
+        return self.bytes_of(self.behind) if self.behind else 0
+
+    def bytes_of(self, group: Group) -> int:
+        """The bytes of what a group has not settled."""
+        if not self.settings.mode.has_groups:
+            return group.bytes
+        return len(group.copies) * sum(len(one.content.body) for one in self.messages) // max(1, len(self.messages))
+
+    def group_named(self, name: str | None) -> Group | None:
+        """The group of that name."""
+        return next((group for group in self.groups.values() if group.name == name), None)
+
+    def lane_of(self, priority: int) -> int:
+        """Where messages of that priority go."""
+        return priority if self.settings.mode is Mode.PRIORITY else 0
+
+    def fitting(self, sizes: list[int]) -> int:
+        """How many messages from the front there is room for."""
+        room, room_bytes = self.settings.max_length - self.length, self.settings.max_bytes - self.bytes
+        count = 0
+        while count < len(sizes) and count + 1 <= room and sum(sizes[: count + 1]) <= room_bytes:
+            count += 1
+        return count
+
+    @property
+    def drops_the_oldest(self) -> bool:
+        """Whether it takes everything, and makes room after."""
+        return self.settings.overflow in {Overflow.DROP_OLDEST, Overflow.DEAD_LETTER}
+
+    def excess(self, group: Group) -> tuple[int, int]:
+        """By how many messages, and bytes, a group has more than it may."""
+        counts, size = [0], 0
+        if self.drops_the_oldest or self.is_dead_letter_queue:
+            counts.append(len(group.copies) - self.settings.max_length)
+            size = self.bytes_of(group) - self.settings.max_bytes
+        if self.settings.group_max_lag and group.number:
+            counts.append(len(group.copies) - self.settings.group_max_lag)
+        return max(counts), max(0, size)
+
+    def add(self, content: Content, lane: int, now_us: int, why: Why | None = None, attempts: int = 0) -> None:
+        """A message becomes ready; `attempts` failed before, and are forgiven."""
+        message = Message(content, lane, self.next[lane], now_us, why)
+        self.next[lane] += 1
+        self.messages.append(message)
+        for group in self.groups.values():
+            group.copies.append(Copy(message, failed=attempts, forgiven=attempts))
 
 
 class Model:
     """All queues and consumers."""
 
     def __init__(self) -> None:
-        self.queues: dict[str, ModelQueue] = {}
+        self.queues: dict[int, Queue] = {}
         self.consumers: dict[int, Consumer] = {}
         self.now_us = 0
-        self.dead: list[tuple[ModelQueue, Message]] = []
-        """Messages that have failed for good, and that nothing was heard of yet."""
+        self.pending: dict[Copy, Outcome] = {}
+        """Messages that consumers no longer hold, and that nothing was heard of yet."""
 
-    def of_queue(self, queue: ModelQueue) -> list[Consumer]:
-        """Its consumers, oldest first."""
-        return [consumer for consumer in self.consumers.values() if consumer.queue is queue]
+    def named(self, name: str) -> Queue | None:
+        """The queue of that name."""
+        return next((queue for queue in self.queues.values() if queue.name == name), None)
 
-    def deliver(self, number: int, delivery: int, bodies: list[bytes], attempt: int, *, redelivered: bool) -> None:
-        """Messages were handed to a consumer: the oldest ready ones, within its credit, told apart by what they are."""
-        consumer = self.consumers[number]
-        queue = consumer.queue
-        assert delivery == consumer.next_delivery
-        assert consumer.has_credit, "nobody is sent anything without credit"
-        size = sum(map(len, bodies))
-        assert len(bodies) == 1 or size <= consumer.credit_bytes, "only a lone message may be larger than the credit"
-        for body in bodies:
-            message = queue.of(State.READY)[0]
-            assert message.body == body
-            assert message.failed + 1 == attempt
-            assert (message.handed_out or message.maybe_sent) == redelivered
-            message.state, message.handed_out = State.UNACKED, True
-            consumer.open[consumer.next_delivery] = message, self.now_us + queue.lease_us
-            consumer.next_delivery += 1
-        consumer.credit_messages -= len(bodies)
-        consumer.credit_bytes -= size
-        consumer.pulled = True
-        assert consumer.credit_messages >= 0
-        if queue.served[-1:] != [number]:
-            queue.served.append(number)
+    @property
+    def groups(self) -> list[Group]:
+        """Of all queues."""
+        return [group for queue in self.queues.values() for group in queue.groups.values()]
 
-    def take_back(self, number: int, runs: Iterable[tuple[int, int]]) -> list[Message]:
-        """Close those deliveries that are still open."""
-        consumer = self.consumers.get(number)
-        if consumer is None:
-            return []
-        asked = [delivery for start, end in runs for delivery in range(start, end)]
-        return [consumer.open.pop(delivery)[0] for delivery in asked if delivery in consumer.open]
+    # --- queues and groups
 
-    def settle(self, messages: list[Message]) -> None:
-        """These are done."""
-        for message in messages:
-            message.state = State.SETTLED
+    def declared(self, number: int, name: str, settings: QueueSettings) -> None:
+        """A queue came."""
+        queue = self.queues[number] = Queue(number, name, settings)
+        if not settings.mode.has_groups:
+            queue.groups[0] = Group(queue, 0, "", ephemeral=False, idle_since_us=0)
 
-    def fail(self, queue: ModelQueue, messages: list[Message], delay_us: int | None, *, reject: bool = False) -> None:
-        """An attempt failed for each."""
-        delay_us = queue.retry_us if delay_us is None else delay_us
-        for message in messages:
-            message.failed += 1
-            if reject or (queue.max_attempts and message.failed >= queue.max_attempts):
-                message.state = State.SETTLED
-                self.dead.append((queue, message))
-            elif delay_us:
-                message.state, message.due_us = State.WAITING, self.now_us + delay_us
-            else:
-                message.state = State.READY
+    def group_created(self, queue: Queue, number: int, name: str, sequence: int, *, ephemeral: bool) -> None:
+        """A group begins at a sequence."""
+        assert queue.floor <= sequence <= queue.next[0]
+        group = queue.groups[number] = Group(queue, number, name, ephemeral, self.now_us)
+        self._begin(group, sequence)
 
-    def leave(self, number: int, *, lost: bool) -> None:
-        """A consumer goes."""
-        consumer = self.consumers[number]
+    def _begin(self, group: Group, sequence: int) -> None:
+        group.cursors[0] = sequence
+        group.copies = [Copy(message) for message in group.queue.messages if message.sequence >= sequence]
+
+    def sought(self, group: Group, sequence: int) -> list[tuple[int, int]]:
+        """A group goes on from somewhere else. What its consumers lost by that: (consumer, delivery)."""
+        assert group.queue.floor <= sequence <= group.queue.next[0]
+        group.sent_below[0] = max(group.sent_below[0], group.cursors[0])
+        self._begin(group, sequence)
+        lost = [(consumer.number, delivery) for consumer in group.consumers for delivery in consumer.open]
+        for consumer in group.consumers:
+            consumer.open.clear()
+        return lost
+
+    def group_deleted(self, group: Group) -> None:
+        """A group is gone; its consumers left before."""
+        assert not group.consumers
+        del group.queue.groups[group.number]
+
+    def purge(self, queue: Queue) -> int:
+        """Throw away what nobody holds; how many that were, in the group that is furthest behind."""
+        count = sum(copy.state is not State.UNACKED for copy in queue.behind.copies) if queue.behind else 0
+        for group in queue.groups.values():
+            group.copies = group.of(State.UNACKED)
+            for lane, end in queue.next.items():
+                group.cursors[lane] = end
+        queue.floor = queue.next[0]
+        return count
+
+    def idle_until_us(self, group: Group) -> int | None:
+        """When a group without consumers goes."""
+        idle_us = EPHEMERAL_US if group.ephemeral else group.queue.settings.group_idle_ms * MS
+        return group.idle_since_us + idle_us if group.number and idle_us and not group.consumers else None
+
+    # --- consumers
+
+    def joined(self, consumer: Consumer) -> None:
+        """A consumer came."""
+        self.consumers[consumer.number] = consumer
+        consumer.group.consumers.append(consumer)
+
+    def leave(self, consumer: Consumer, *, lost: bool) -> None:
+        """A consumer goes: what its client had handed on fails if it was lost, the rest goes back."""
         if lost:
-            self.fail(consumer.queue, self.take_back(number, [(0, consumer.handed)]), None)
-        for message in self.take_back(number, [(0, consumer.next_delivery)]):
-            message.state = State.READY
-        del self.consumers[number]
+            handed = consumer.take_back([(0, consumer.handed)])
+            self.fail(consumer.group, handed, None, error="the consumer was lost")
+        for copy in consumer.take_back([(0, consumer.next_delivery)]):
+            self.pending[copy] = Outcome(counted=False)
+        del self.consumers[consumer.number]
+        consumer.group.consumers.remove(consumer)
+        consumer.group.idle_since_us = self.now_us
+        if not consumer.group.consumers:
+            consumer.group.overtaken = 0
+
+    def deliver(self, consumer: Consumer, content: tuple[int, int], attempt: int, *, redelivered: bool) -> Copy:
+        """A message was handed to a consumer. It is the next one, and told apart by what it is."""
+        group = consumer.group
+        queue, copy = group.queue, group.next()
+        assert copy is not None
+        assert copy.message.content.id == content
+        assert consumer.is_served, "only the oldest is served where one alone is active"
+        assert not group.is_expired(copy, self.now_us), "nobody gets what is too old"
+        assert copy.failed + 1 == attempt
+        lane, sequence = copy.place
+        seen = copy.handed_out or copy.failed > 0 or sequence < group.sent_below[lane]
+        assert seen == redelivered
+        was_guarded, lanes = group.guard_has_its_turn, len(group.heads())
+        group.overtaken = 0 if was_guarded or lanes < 2 else group.overtaken + 1
+        group.take(copy)
+        consumer.pulled = True
+        if queue.settings.mode is Mode.FAN_OUT_NO_ACK:
+            group.settle(copy)
+        else:
+            copy.state, copy.handed_out = State.UNACKED, True
+            consumer.open[consumer.next_delivery] = copy, self.now_us + queue.settings.lease_ms * MS
+        consumer.next_delivery += 1
+        return copy
+
+    # --- ends of deliveries
+
+    def fail(self, group: Group, copies: list[Copy], delay_us: int | None, error: str, *, reject: bool = False) -> None:
+        """An attempt failed for each."""
+        settings = group.queue.settings
+        for copy in copies:
+            copy.failed += 1
+            counting = copy.failed - copy.forgiven
+            if reject:
+                self.pending[copy] = Outcome(counted=True, dead=DeadReason.REJECTED, error=error)
+            elif settings.max_attempts and counting >= settings.max_attempts:
+                self.pending[copy] = Outcome(counted=True, dead=DeadReason.MAX_ATTEMPTS, error=error)
+            else:
+                least_us, most_us = (delay_us, delay_us) if delay_us is not None else retry_us(settings, counting)
+                self.pending[copy] = Outcome(True, None, error, least_us, most_us)
+
+    def released(self, copy: Copy, not_before_us: int, error: str, *, counted: bool) -> None:
+        """A message went back to its queue."""
+        outcome = self.pending.pop(copy)
+        delay_us = not_before_us - self.now_us if not_before_us else 0
+        assert outcome == Outcome(counted, None, error, outcome.least_us, outcome.most_us)
+        assert outcome.least_us <= delay_us <= outcome.most_us
+        copy.state, copy.due_us = State.WAITING if delay_us else State.READY, not_before_us
+
+    def removed(self, group: Group, copy: Copy, why: DeadReason, *, to_dead_letters: bool) -> None:
+        """A ready message was taken from its queue, as it was too old, or too much."""
+        queue = group.queue
+        if why is DeadReason.EXPIRED:
+            assert to_dead_letters == (not queue.is_last)
+            assert group.is_expired(copy, self.now_us)
+            assert copy in group.heads() or copy is group.next(), "only what is first in its lane, or next"
+        else:
+            assert why is DeadReason.OVERFLOW
+            assert to_dead_letters == (queue.settings.overflow is Overflow.DEAD_LETTER and not queue.is_last)
+            assert any(queue.excess(group)), "nothing goes while there is room"
+            assert copy is group.heads()[-1], "the oldest of the lowest lane goes first"
+        group.take(copy)
+        group.settle(copy)
 
     def tick(self) -> list[tuple[int, int]]:
         """Time has passed; the deliveries (consumer, number) whose leases have ended by that."""
@@ -161,38 +444,35 @@ class Model:
             for delivery, (_, until_us) in list(consumer.open.items()):
                 if until_us <= self.now_us:
                     lost.append((number, delivery))
-                    self.fail(consumer.queue, self.take_back(number, [(delivery, delivery + 1)]), None)
-        for queue in self.queues.values():
-            for message in queue.of(State.WAITING):
-                if message.due_us <= self.now_us:
-                    message.state = State.READY
+                    self.fail(consumer.group, consumer.take_back([(delivery, delivery + 1)]), None, "the lease ended")
         return lost
 
     def next_due_us(self) -> int | None:
         """When something happens by itself."""
         times = [until_us for consumer in self.consumers.values() for _, until_us in consumer.open.values()]
-        times += [message.due_us for queue in self.queues.values() for message in queue.of(State.WAITING)]
+        times += [copy.due_us for group in self.groups for copy in group.of(State.WAITING)]
         times += [one.pull_until_us for one in self.consumers.values() if one.pull_until_us is not None]
+        times += [due_us for group in self.groups if (due_us := self.idle_until_us(group)) is not None]
         return min(times, default=None)
-
-    def purge(self, queue: ModelQueue) -> int:
-        """Throw away what nobody holds; how many that were."""
-        gone = queue.of(State.READY) + queue.of(State.WAITING)
-        self.settle(gone)
-        return len(gone)
-
-    def delete(self, queue: ModelQueue) -> None:
-        """Forget a queue and its consumers."""
-        del self.queues[queue.name]
-        self.consumers = {n: consumer for n, consumer in self.consumers.items() if consumer.queue is not queue}
 
     def restart(self, *, clean: bool) -> None:
         """Nobody is connected any more; after a crash anything that could be sent may have been."""
-        for queue in self.queues.values():
-            if self.of_queue(queue) and not clean:
-                for message in queue.messages:
-                    message.maybe_sent = True
-            for message in queue.of(State.UNACKED):
-                message.state = State.READY
-            queue.served.clear()
+        for group in self.groups:
+            if group.consumers:
+                group.idle_since_us = self.now_us
+                if not clean:
+                    group.sent_below.update(group.queue.next)
+            for copy in group.of(State.UNACKED):
+                copy.state = State.READY
+            group.consumers.clear()
+            group.overtaken = 0
         self.consumers.clear()
+
+
+def retry_us(settings: QueueSettings, attempt: int) -> tuple[int, int]:
+    """The shortest and the longest time that a message waits after its `attempt`th failure."""
+    delay_us = settings.retry_delay_ms * MS
+    if settings.retry_backoff is Backoff.EXPONENTIAL:
+        for _ in range(attempt - 1):
+            delay_us = min(2 * delay_us, max(settings.retry_delay_max_ms * MS, delay_us))
+    return delay_us * (100 - settings.retry_jitter_percent) // 100, delay_us
