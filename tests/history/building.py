@@ -10,6 +10,7 @@ from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.projections import part as parts
 from vibemq.server.broker import Broker, Subscribing
+from vibemq.server.dead_letters import Filter, Redriving
 from vibemq.server.effects import Effect, Find
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
@@ -99,9 +100,18 @@ class Driver:
         assert published >= offset
         return published
 
-    def subscribe(self, connection: int, queue: str, messages: int) -> int:
+    def bind(self, connection: int, queue: str, pattern: str) -> None:
+        self.broker.queues.bind(connection, self._next(), queue, pattern)
+        self.end_turn()
+
+    def publish_to_topic(self, connection: int, topic: str, *bodies: bytes) -> None:
+        packed = Batch(b"".join(batch.pack(bodies)))
+        self.broker.publishing.publish(Publish(connection, self._next(), topic, 0, packed, to_topic=True))
+        self.end_turn()
+
+    def subscribe(self, connection: int, queue: str, messages: int, group: str | None = None) -> int:
         """Subscribe with credit; the subscription's number."""
-        self.broker.subscribe(Subscribing(connection, self._next(), queue, None, messages, 1 << 20))
+        self.broker.subscribe(Subscribing(connection, self._next(), queue, group, messages, 1 << 20))
         self.end_turn()
         return self.storage.state.topology.next_subscription - 1
 
@@ -121,6 +131,15 @@ class Driver:
         self.broker.deliveries.nack(
             connection, subscription, ((start, end),), number, delay_ms=None, reason=reason, reject=reject
         )
+        self.end_turn()
+
+    def redrive(self, connection: int, queue: str) -> None:
+        ask = Redriving(connection, self._next(), queue, "", 0, 1_000, Filter())
+        self.broker.dead_letters.redrive(ask, dry_run=False)
+        self.end_turn()
+
+    def rename(self, connection: int, queue: str, name: str) -> None:
+        self.broker.queues.rename(connection, self._next(), queue, name)
         self.end_turn()
 
     def purge(self, connection: int, queue: str) -> None:
@@ -186,4 +205,31 @@ def orders(folder: Path) -> None:
         driver.disconnect(clerk)
         driver.publish(shop, "orders", b"order 4")
         driver.disconnect(shop, "the connection broke")
+        driver.stop()
+
+
+def second_life(folder: Path) -> None:
+    """Orders that two queues get; one of them cannot be shipped at first, and is sent back to work."""
+    with Driver(folder) as driver:
+        shop = driver.connect("shop", 50_001)
+        driver.declare(shop, "shipping", {"max_attempts": 2})
+        driver.declare(shop, "events", {"mode": "fan-out"})
+        driver.bind(shop, "shipping", "orders.*")
+        driver.bind(shop, "events", "#")
+        books = driver.connect("books", 50_002)
+        billing = driver.subscribe(books, "events", 10, "billing")
+        driver.publish_to_topic(shop, "orders.new", b"order 1", b"order 2")
+        worker = driver.connect("worker", 50_003)
+        shipping = driver.subscribe(worker, "shipping", 2)
+        driver.ack(worker, shipping, 1, 2)
+        driver.nack(worker, shipping, 2, 3, reason="no such address")
+        driver.credit(worker, shipping, 1)
+        driver.nack(worker, shipping, 3, 4, reason="no such address")
+        driver.ack(books, billing, 1, 3)
+        clerk = driver.connect("clerk", 50_004)
+        driver.redrive(clerk, "shipping.dlq")
+        driver.credit(worker, shipping, 1)
+        driver.ack(worker, shipping, 4, 5)
+        driver.rename(clerk, "events", "ledger")
+        driver.publish_to_topic(shop, "orders.paid", b"order 1")
         driver.stop()

@@ -8,7 +8,7 @@ from typing import Final
 
 from click.testing import CliRunner
 
-from tests.history.building import Driver, orders
+from tests.history.building import Driver, orders, second_life
 from vibemq.cli.main import main
 from vibemq.projections import part as parts
 
@@ -25,6 +25,7 @@ def make_folders(folder: Path) -> None:
     _flip(folder / "damaged-data", b"clerk")
     _tear(folder / "torn-data")
     _tampered(folder / "tampered-data")
+    second_life(folder / "shop-data")
 
 
 def _segment(folder: Path) -> Path:

@@ -1,165 +1,24 @@
 """The audit trail against a naive one that remembers everything and looks at every event."""
 
 from collections.abc import Iterator
-from contextlib import suppress
 from random import Random
-from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vibemq import batch
+from tests.history.world import QUEUES, Kept, World, world_of
 from vibemq import events as e
-from vibemq.batch import Batch
-from vibemq.declaration import QueueSettings
-from vibemq.errors import BeyondLog, RequestError, UsageError
+from vibemq.declaration import Mode, QueueSettings
+from vibemq.errors import BeyondLog, UsageError
 from vibemq.history.audit import KINDS, Filter, MessageId, select
 from vibemq.history.names import Names
 from vibemq.history.replay import kind_of
 from vibemq.history.times import parse_time, rfc3339
 from vibemq.history.wording import facts, words
-from vibemq.projections.projector import Projector
-from vibemq.server.broker import Broker, Subscribing
-from vibemq.server.effects import Find, StoredBatch
-from vibemq.server.limits import Limits
-from vibemq.server.publishing import Publish
-from vibemq.server.queue_settings import QueueDefaults
 
-QUEUES = ("a", "b", "a.dlq")
-CLIENTS = ("shop", "worker", "")
-
-
-class Kept(NamedTuple):
-    """A record as `select` needs it."""
-
-    offset: int
-    time_us: int
-    tag: int
-    event: e.Event
-
-
-class World:
-    """A broker in memory whose records are kept. Every command is given by small numbers."""
-
-    def __init__(self) -> None:
-        self.broker = Broker(Projector(), Limits(), QueueDefaults(QueueSettings(max_attempts=2)))
-        self.kept: list[Kept] = []
-        self.connections: list[int] = []
-        self.subscriptions: list[tuple[int, int]] = []
-        self.broker.journal.now_us = 1_000
-        self.broker.start("0", 0)
-        self.end_turn()
-
-    def end_turn(self) -> None:
-        journal = self.broker.journal
-        self.broker.deliveries.dispatch()
-        while journal.loads:  # all messages are alike, so what is to be read back is known
-            load = journal.loads.pop()
-            if isinstance(load, Find):
-                self.broker.found(load, load.first)
-                continue
-            one = Batch(b"".join(batch.pack([b"x"])))
-            self.broker.loaded(load, [StoredBatch(load.queue, load.lane, load.sequence, 0, 0, 0, 0, 0, one)])
-            self.broker.deliveries.dispatch()
-        for record in journal.records:
-            self.kept.append(Kept(len(self.kept), record.time_us, record.event.TAG, record.event))
-        journal.records.clear()
-        journal.effects.clear()
-
-    def do(self, name: str, first: int, second: int) -> None:
-        self.broker.journal.now_us += 1_000
-        with suppress(RequestError):  # refused: nothing happened
-            getattr(self, name)(first, second)
-        self.end_turn()
-
-    def connect(self, first: int, second: int) -> None:
-        address = f"10.0.0.{first % 2}:{second}"
-        self.connections.append(self.broker.connect(CLIENTS[first % 3], address, "binary", 0))
-
-    def client(self, second: int) -> int:
-        if not self.connections:
-            self.connect(second, second)
-        return self.connections[second % len(self.connections)]
-
-    def publish(self, first: int, second: int) -> None:
-        bodies = [b"x"] * (second % 3 + 1)
-        self.broker.publishing.publish(
-            Publish(self.client(second), 1, QUEUES[first % 3], 0, Batch(b"".join(batch.pack(bodies))))
-        )
-
-    def subscribe(self, first: int, second: int) -> None:
-        connection = self.client(second)
-        self.broker.subscribe(Subscribing(connection, 1, QUEUES[first % 3], None, second % 6, 1 << 20))
-        self.subscriptions.append((connection, self.broker.journal.state.topology.next_subscription - 1))
-
-    def purge(self, first: int, second: int) -> None:
-        self.broker.queues.purge(self.client(second), 1, QUEUES[first % 3])
-
-    def delete(self, first: int, second: int) -> None:
-        self.broker.delete(self.client(second), 1, QUEUES[first % 3])
-
-    def disconnect(self, first: int, second: int) -> None:
-        connection = self.client(second)
-        self.connections.remove(connection)
-        self.subscriptions = [one for one in self.subscriptions if one[0] != connection]
-        self.broker.disconnect(connection, "lost" if first % 2 else "", lost=bool(first % 2))
-
-    def restart(self, first: int, _: int) -> None:
-        self.connections.clear()
-        self.subscriptions.clear()
-        if first % 2:
-            self.broker.stop("stopped")
-        self.end_turn()
-        journal = self.broker.journal
-        self.broker = Broker(journal.state, Limits(), QueueDefaults(QueueSettings(max_attempts=2)))
-        self.broker.journal.now_us = journal.now_us
-        self.broker.start("0", 0)
-
-    def settle(self, first: int, second: int) -> None:
-        if not self.subscriptions:
-            return
-        connection, number = self.subscriptions[first % len(self.subscriptions)]
-        deliveries = self.broker.deliveries
-        found = deliveries.find(connection, number)
-        if found is None:
-            return
-        start = max(1, found.next_delivery - 1 - second % 5)
-        runs = ((start, start + 1), (start + 2, start + 4)) if first % 2 else ((start, start + 2),)
-        if second < 5:
-            deliveries.ack(connection, number, runs, 1)
-        elif second < 8:
-            deliveries.nack(connection, number, runs, 1, delay_ms=None, reason="r", reject=second == 7)
-        else:
-            deliveries.extend(connection, number, runs, 10, 1)
-
-    def credit(self, first: int, second: int) -> None:
-        if self.subscriptions:
-            connection, number = self.subscriptions[first % len(self.subscriptions)]
-            self.broker.deliveries.credit(connection, number, second, 1 << 20, 0, -1)
-        self.broker.tick()
-
-
-COMMANDS = {
-    "connect": 2,
-    "publish": 6,
-    "subscribe": 3,
-    "purge": 1,
-    "delete": 0.3,
-    "disconnect": 0.7,
-    "restart": 0.2,
-    "settle": 10,
-    "credit": 4,
-}
-"""How often each command comes."""
-
-
-def world_of(seed: int) -> World:
-    """A history of 100 commands."""
-    random, world = Random(seed), World()
-    for name in random.choices(list(COMMANDS), list(COMMANDS.values()), k=100):
-        world.do(name, random.randrange(10), random.randrange(10))
-    return world
+Key = tuple[int, int, int]
+"""A message in a queue: (queue, lane, sequence)."""
 
 
 class Naive:
@@ -169,43 +28,25 @@ class Naive:
         queues = {0: ""}
         clients: dict[int, tuple[str, str]] = {}
         subscriptions: dict[int, int] = {}
+        messages = Messages()
         self.touched: list[set[str]] = []
         self.queues: list[set[str]] = []
         self.clients: list[tuple[int, str, str] | None] = []
         for record in kept:
             event = record.event
-            if isinstance(event, e.QueueDeclared):
+            before = dict(queues)
+            if isinstance(event, e.QueueDeclared | e.QueueRenamed | e.QueueUndeleted):
                 queues[event.queue] = event.name
             if isinstance(event, e.ClientConnected):
                 clients[event.connection] = event.name, event.address
             if isinstance(event, e.Subscribed):
                 subscriptions[event.subscription] = event.connection
-            both = (getattr(event, "queue", 0), getattr(event, "dead_queue", 0))
-            self.queues.append({queues[number] for number in both if number})
+            numbers = {getattr(event, name, 0) for name in ("queue", "dead_queue", "target")} - {0}
+            numbers |= {target[0] for target in getattr(event, "targets", ())}
+            self.queues.append({known[number] for number in numbers for known in (before, queues) if number in known})
             number = getattr(event, "connection", 0) or subscriptions.get(getattr(event, "subscription", 0), 0)
             self.clients.append((number, *clients[number]) if number else None)
-        self._messages(kept)
-
-    def _messages(self, kept: list[Kept]) -> None:
-        here: dict[tuple[int, int], str] = {}  # (queue, sequence) -> id, while it is not settled
-        held: set[str] = set()
-        for record in kept:
-            event, touched = record.event, set[str]()
-            if isinstance(event, e.Published):
-                for at in range(event.count):
-                    here[event.queue, event.sequence + at] = f"{record.offset}-{at}"
-                    touched.add(f"{record.offset}-{at}")
-            elif isinstance(event, e.BrokerStarted | e.BrokerStopped):
-                touched, held = held, set()
-            elif isinstance(event, e.QueuePurged | e.QueueDeleted):
-                gone = [key for key, one in here.items() if key[0] == event.queue]
-                if isinstance(event, e.QueuePurged):
-                    gone = [key for key in gone if here[key] not in held]
-                touched = {here.pop(key) for key in gone}
-                held -= touched
-            else:
-                touched = _settled(event, here, held)
-            self.touched.append(touched)
+            self.touched.append(messages.touched(record.offset, event))
 
     def offsets(self, kept: list[Kept], wanted: Filter) -> list[int]:
         """What `select` must find."""
@@ -223,20 +64,91 @@ class Naive:
         )
 
 
-def _settled(event: e.Event, here: dict[tuple[int, int], str], held: set[str]) -> set[str]:
-    """The messages in an event's spans, and what becomes of them."""
-    queue, spans = getattr(event, "queue", 0), getattr(event, "spans", ())
-    keys = [(queue, number) for _, low, high in spans for number in range(low, high)]
-    touched = {here[key] for key in keys}
-    if isinstance(event, e.Delivered):
-        held |= touched
-    elif isinstance(event, e.Released | e.Acked | e.DeadLettered):
-        held -= touched
-    if isinstance(event, e.Acked | e.DeadLettered):
-        moved = [here.pop(key) for key in keys]
-        if isinstance(event, e.DeadLettered) and event.dead_queue:
-            here |= {(event.dead_queue, event.dead_sequence + at): one for at, one in enumerate(moved)}
-    return touched
+class Messages:
+    """Where all messages are: those that can be handed out again, and which groups have not settled them."""
+
+    def __init__(self) -> None:
+        self.modes: dict[int, Mode] = {}
+        self.groups: dict[int, set[int]] = {}
+        self.here: dict[Key, str] = {}
+        self.open: set[tuple[Key, int]] = set()
+        self.held: set[tuple[Key, int]] = set()
+        self.final: set[Key] = set()
+        """What is here no more once no group has it open: in queues without groups everything."""
+
+    def touched(self, offset: int, event: e.Event) -> set[str]:
+        """The messages that this event is about; and what it does to them."""
+        queue = getattr(event, "queue", 0)
+        inside = {key for key in self.here if key[0] == queue}
+        about = set[Key]()
+        if isinstance(event, e.Published | e.Routed):
+            names = [f"{offset}-{at}" for at in range(event.count)]
+            self._arrive(event, names)
+            return set(names)
+        if isinstance(event, e.BrokerStarted | e.BrokerStopped):
+            about = {key for key, _ in self.held}
+            self.held.clear()
+        elif isinstance(event, e.QueueDeclared):
+            self.modes[queue] = event.settings.mode
+            self.groups[queue] = set() if event.settings.mode.has_groups else {0}
+        elif isinstance(event, e.QueueDeleted | e.QueueUndeleted):
+            about = inside
+        elif isinstance(event, e.QueuePurged):
+            self.final |= inside
+            thrown = {one for one in self.open - self.held if one[0] in inside}
+            self.open -= thrown
+            about = {key for key, _ in thrown}
+        elif isinstance(event, e.GroupCreated | e.GroupSought | e.GroupDeleted):
+            about = self._group(event, inside)
+        else:
+            about = self._spans(event, queue)
+        names_about = {self.here[key] for key in about}
+        self._clear({key for key in inside if key in self.final and not any((key, n) in self.open for n in range(9))})
+        if isinstance(event, e.QueueDeleted) and not event.until_us:
+            self._clear(inside)
+        return names_about
+
+    def _arrive(self, event: e.Event, names: list[str]) -> None:
+        for queue, lane, first, _ in event.arrivals:
+            for at, name in enumerate(names):
+                key = queue, lane, first + at
+                self.here[key] = name
+                self.open |= {(key, group) for group in self.groups[queue]}
+                if not self.modes[queue].has_groups:
+                    self.final.add(key)
+
+    def _clear(self, keys: set[Key]) -> None:
+        for key in keys:
+            self.here.pop(key, None)
+        self.open = {one for one in self.open if one[0] not in keys}
+        self.held = {one for one in self.held if one[0] not in keys}
+
+    def _group(self, event: e.GroupCreated | e.GroupSought | e.GroupDeleted, inside: set[Key]) -> set[Key]:
+        """What a group had to do, and has to do now."""
+        had = {one for one in self.open if one[0] in inside and one[1] == event.group}
+        has = set[tuple[Key, int]]()
+        if isinstance(event, e.GroupDeleted):
+            self.groups[event.queue].remove(event.group)
+        else:
+            self.groups[event.queue].add(event.group)
+            has = {(key, event.group) for key in inside if key[2] >= event.sequence}
+        self.open = self.open - had | has
+        self.held -= had
+        return {key for key, _ in had | has}
+
+    def _spans(self, event: e.Event, queue: int) -> set[Key]:
+        group, spans = getattr(event, "group", 0), getattr(event, "spans", ())
+        keys = [(queue, lane, number) for lane, low, high in spans for number in range(low, high)]
+        ones = {(key, group) for key in keys}
+        if isinstance(event, e.Delivered) and self.modes[queue] is not Mode.FAN_OUT_NO_ACK:
+            self.held |= ones
+        elif isinstance(event, e.Released):
+            self.held -= ones
+        elif isinstance(event, e.Delivered | e.Acked | e.Dropped | e.DeadLettered | e.Redriven):
+            self.held -= ones
+            self.open -= ones
+            self._arrive(event, [self.here[key] for key in keys])
+        return set(keys)
 
 
 def _called(client: tuple[int, str, str], wanted: str) -> bool:
@@ -246,15 +158,18 @@ def _called(client: tuple[int, str, str], wanted: str) -> bool:
 
 def filter_of(random: Random, kept: list[Kept]) -> Filter:
     """Some filter; most leave something out by two or three criteria."""
-    published = [record for record in kept if isinstance(record.event, e.Published)]
+    published = [
+        (record.offset, record.event.count)
+        for record in kept
+        if isinstance(record.event, e.Published | e.Routed) and record.event.count
+    ]
     message = None
     if published and random.random() < 0.5:
-        record = random.choice(published)
-        assert isinstance(record.event, e.Published)
-        message = MessageId(record.offset, random.randrange(record.event.count))
+        offset, count = random.choice(published)
+        message = MessageId(offset, random.randrange(count))
     times = (0, kept[-1].time_us + 2_000)
     return Filter(
-        random.choice([*QUEUES, "unknown"]) if random.random() < 0.3 else None,
+        random.choice([*QUEUES, "y", "z", "unknown"]) if random.random() < 0.3 else None,
         random.choice(["shop", "worker", "10.0.0.1", "10.0.0.0:3", "#2", "nobody at all"])
         if random.random() < 0.3
         else None,
@@ -282,8 +197,92 @@ def test_filters_find_what_a_naive_filter_finds(seed: int) -> None:
 
 def test_the_histories_have_all_kinds_of_event() -> None:
     seen = {record.tag for seed in range(30) for record in world_of(seed).kept}
-    never = {e.Tag.CLIENT_REFUSED, e.Tag.PRODUCERS_FORGOTTEN, e.Tag.SEGMENT_SEALED, e.Tag.MADE_READY}
+    never = {e.Tag.CLIENT_REFUSED, e.Tag.PRODUCERS_FORGOTTEN, e.Tag.SEGMENT_SEALED}
     assert seen == set(e.CATALOGUE) - never
+
+
+def offsets_of(history: tuple[e.Event, ...], message: str, read: list[int] | None = None) -> list[int]:
+    """Which events the trail shows of a message; `read` gets all that it looked at."""
+
+    def reading() -> Iterator[Kept]:
+        for offset, event in enumerate(history):
+            if read is not None:
+                read.append(offset)
+            yield Kept(offset, offset, event.TAG, event)
+
+    return [entry.offset for entry in select(reading(), Filter(message=MessageId.parse(message)))]
+
+
+NACKED = e.ReleaseReason.NACKED
+SECOND_LIFE = (
+    e.QueueDeclared(1, "q", QueueSettings(max_attempts=2), 0),
+    e.QueueDeclared(2, "q.dlq", QueueSettings(), 0),
+    e.Subscribed(1, 1, 0, 9),
+    e.Published(1, 0, 1, 3, 30, 0, 0, 9),
+    e.Delivered(1, 0, 1, ((0, 1, 4),), 30, 99),
+    e.Acked(1, 0, 1, ((0, 1, 2),), 10),
+    e.Released(1, 0, 1, ((0, 2, 3),), 10, NACKED, True, 0, "no"),
+    e.Delivered(1, 0, 1, ((0, 2, 3),), 10, 99),
+    e.DeadLettered(1, 0, 1, ((0, 2, 4),), 20, e.DeadReason.REJECTED, 2, "no", 2, 1, ((3, 1, 2),)),
+    e.Redriven(2, ((0, 1, 3),), 20, 2, 1, 0, 4, ((3, 1, 2),), 9),
+    e.Delivered(1, 0, 1, ((0, 4, 5),), 10, 99),
+    e.Acked(1, 0, 1, ((0, 4, 5),), 10),
+    e.Delivered(1, 0, 1, ((0, 5, 6),), 10, 99),
+)
+
+
+def test_a_message_is_followed_to_the_dead_letters_back_to_work_and_to_its_end() -> None:
+    read: list[int] = []
+    assert offsets_of(SECOND_LIFE, "3-1", read) == [3, 4, 6, 7, 8, 9, 10, 11]
+    assert read[-1] == 11, "nothing can follow"
+    assert offsets_of(SECOND_LIFE, "3-2") == [3, 4, 8, 9, 12]
+    assert offsets_of(SECOND_LIFE, "3-0") == [3, 4, 5]
+
+
+FAN_OUT = (
+    e.QueueDeclared(1, "f", QueueSettings(mode=Mode.FAN_OUT), 0),
+    e.GroupCreated(1, 1, "g", 1, False, 9),
+    e.Subscribed(1, 1, 1, 9),
+    e.Published(1, 0, 1, 2, 20, 0, 0, 9),
+    e.Delivered(1, 1, 1, ((0, 1, 3),), 20, 99),
+    e.Acked(1, 1, 1, ((0, 1, 3),), 20),
+    e.GroupCreated(1, 2, "later", 2, False, 9),  # behind the first message
+    e.GroupSought(1, 1, 2, 9),
+    e.GroupSought(1, 1, 1, 9),
+    e.Delivered(1, 1, 1, ((0, 1, 2),), 10, 99),
+    e.GroupSought(1, 2, 3, 9),
+    e.QueuePurged(1, 0, 0, 9, ((0, 1, 2),)),
+    e.Acked(1, 1, 1, ((0, 1, 2),), 10),
+    e.GroupDeleted(1, 2, 9),
+)
+
+
+def test_a_message_is_followed_through_all_groups_as_long_as_one_can_come_to_it() -> None:
+    read: list[int] = []
+    assert offsets_of(FAN_OUT, "3-0", read) == [3, 4, 5, 8, 9, 12]
+    assert read[-1] == 12, "it was purged, and the last group has settled it"
+    read.clear()
+    assert offsets_of(FAN_OUT, "3-1", read) == [3, 4, 5, 6, 7, 8, 10, 11]
+    assert read[-1] == 11
+
+
+@pytest.mark.parametrize(
+    ("event", "error"),
+    [
+        (e.Published(1, 0, 1, 0, 0, 0, 0, 9, dropped=2), "holds 0 messages: the queue was full"),
+        (e.Published(1, 0, 1, 1, 10, 0, 0, 9, dropped=2), "holds 1 messages: the last is 1-0"),
+    ],
+)
+def test_what_was_dropped_at_its_publish_has_no_story(event: e.Event, error: str) -> None:
+    history = (e.QueueDeclared(1, "q", QueueSettings(), 0), event)
+    with pytest.raises(UsageError, match=error):
+        offsets_of(history, "1-1")
+
+
+def test_what_was_routed_to_full_queues_has_a_short_story() -> None:
+    read: list[int] = []
+    assert offsets_of((e.Routed("t", (), 2, 20, 0, 0, 9), e.BrokerStopped("")), "0-1", read) == [0]
+    assert read == [0]
 
 
 def some_history() -> list[Kept]:
@@ -340,6 +339,16 @@ EVENTS = [
     e.QueueDeclared(1, "q", QueueSettings(dead_letter_queue="x\ny"), 0),
     e.DeadLettered(1, 0, 1, ((0, 1, 2),), 3, e.DeadReason.REJECTED, 1, "a\r\nb", 0, 0, ((1, 0, 1),)),
     e.Released(1, 0, 1, ((3, 1, 2), (0, 4, 9)), 3, e.ReleaseReason.NACKED, True, 1 << 62, "\x9b"),
+    e.Published(1, 7, 1, 2, 20, 0, 0, 9, dropped=3, timed=True),
+    e.Routed("a\nb", ((1, 0, 1), (2, 7, 1)), 1, 20, 0, 0, 9, unroutable=True),
+    e.QueueChanged(1, QueueSettings(description="\x1b[2J"), 9),
+    e.QueueRenamed(1, "evil\n", 9),
+    e.QueueUndeleted(1, "evil\r", 9),
+    e.GroupCreated(1, 2, "\x07", 1, True, 9),
+    e.GroupSought(1, 2, 1, 9),
+    e.Bound(1, "\x1b.#", 9),
+    e.Dropped(1, 2, ((0, 1, 2),), 10, e.DeadReason.EXPIRED),
+    e.Redriven(2, ((0, 1, 2),), 10, 1, 1, 4, 7, ((0, 0, 1),), 9),
     e.SegmentSealed(0, 4, b"\xff" * 32, bytes(32)),
     e.ProducersForgotten((1, 2, 3)),
     e.MadeReady(1, 0, tuple((0, n, n + 1) for n in range(1, 40, 2))),
@@ -348,7 +357,10 @@ EVENTS = [
 
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: kind_of(event.TAG))
 def test_text_from_outside_stays_in_its_line(event: e.Event) -> None:
-    text = words(7, event, Names())
+    names = Names()
+    for one in (e.QueueDeclared(1, "old\n", QueueSettings(mode=Mode.FAN_OUT), 9), event):
+        names.introduce(one)
+    text = words(7, event, names)
     assert text.isprintable()
     assert facts(event).keys() == set(event.__struct_fields__)
 

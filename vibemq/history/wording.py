@@ -208,7 +208,7 @@ def _span(lane: int, first: int, end: int) -> str:
 
 def _settings(settings: QueueSettings) -> str:
     """The mode, and what differs from the defaults."""
-    default = msgspec.structs.asdict(QueueSettings())
+    default = msgspec.structs.asdict(QueueSettings(mode=settings.mode))
     changed = {key: value for key, value in msgspec.structs.asdict(settings).items() if value != default[key]}
     return ", ".join([settings.mode.value, *(f"{key}={plain(str(value))}" for key, value in changed.items())])
 
