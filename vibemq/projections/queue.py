@@ -77,10 +77,15 @@ class Queue:
 
     @property
     def bytes(self) -> int:
-        """The bytes of their records; where there are groups an estimate, from the average of all that came."""
-        if DEFAULT_GROUP in self.groups:
+        """The bytes of their records."""
+        group = self.behind
+        return 0 if group is None else self.bytes_of(group)
+
+    def bytes_of(self, group: Group) -> int:
+        """The bytes of what a group has not settled; of a named one an estimate, from the average of all that came."""
+        if group.id == DEFAULT_GROUP:
             return self.total_bytes - self.settled_bytes
-        return self.length * self.total_bytes // max(1, self.next[DEFAULT_LANE] - 1)
+        return group.length(self.next) * self.total_bytes // max(1, self.next[DEFAULT_LANE] - 1)
 
     @property
     def unacked(self) -> int:

@@ -110,7 +110,7 @@ class Removal:
         over_bytes = 0
         if settings.overflow in _TRIMMING or queue.id in self._journal.state.dead:
             limits.append(settings.max_length)
-            over_bytes = queue.bytes - settings.max_bytes
+            over_bytes = queue.bytes_of(group) - settings.max_bytes
         if settings.group_max_lag and group.id != DEFAULT_GROUP:
             limits.append(settings.group_max_lag)
         return (group.length(queue.next) - min(limits) if limits else 0), over_bytes

@@ -1,0 +1,58 @@
+"""Edge cases of docs/semantics.md, where the whole broker would only be in the way."""
+
+from tests.server.rig import Rig, batch_of
+from vibemq.server.broker import Subscribing
+from vibemq.server.publishing import Publish
+
+
+class Desk:
+    """One client of a broker without a runtime, that numbers what it asks."""
+
+    def __init__(self, rig: Rig | None = None) -> None:
+        """Connect."""
+        self.rig = rig or Rig()
+        self.broker = self.rig.broker
+        self.connection = self.broker.connect("c", "here", "binary", 9)
+        self._requests = self._sequences = 0
+
+    @property
+    def request(self) -> int:
+        """The number of the next request."""
+        self._requests += 1
+        return self._requests
+
+    def declare(self, name: str, **settings: object) -> None:
+        """Create a queue."""
+        self.broker.queues.declare(self.connection, self.request, name, settings)
+
+    def publish(self, name: str, *bodies: bytes) -> None:
+        """One batch, and the end of the turn."""
+        sequence = self._sequences + 1
+        self._sequences += len(bodies)
+        self.broker.publishing.publish(Publish(self.connection, self.request, name, sequence, batch_of(bodies)))
+        self.broker.end_turn()
+
+    def consume(self, name: str, messages: int, group: str | None = None, start: str = "tail") -> int:
+        """Take part, with credit for so many; the subscription."""
+        self.broker.subscribe(Subscribing(self.connection, self.request, name, group, messages, 1 << 20, start))
+        self.broker.end_turn()
+        return self.rig.state.topology.next_subscription - 1
+
+    def lengths(self, name: str) -> dict[str, int]:
+        """How many messages each group has before it."""
+        queue = self.broker.queues.require(name)
+        return {group.name: group.length(queue.next) for group in queue.groups.values()}
+
+
+def test_a_group_loses_nothing_for_the_bytes_that_another_is_behind() -> None:
+    desk = Desk()
+    desk.declare("q", mode="fan-out", overflow="drop-oldest", max_bytes=30)
+    quick = desk.consume("q", 2, "quick")
+    desk.consume("q", 3, "slow")
+    desk.publish("q", b"0123456789", b"0123456789", b"0123456789")
+    desk.broker.deliveries.ack(desk.connection, quick, ((1, 3),), desk.request)
+    assert desk.lengths("q") == {"quick": 1, "slow": 3}  # all three are held, and cannot be dropped
+    desk.publish("q", b"0123456789")
+    assert desk.lengths("q") == {"quick": 2, "slow": 3}
+    desk.publish("q", b"0123456789")
+    assert desk.lengths("q") == {"quick": 3, "slow": 3}
