@@ -100,4 +100,4 @@ def test_the_examples_do_what_is_said_of_them(tmp_path: Path) -> None:
     defaults = Settings(**load_toml(tmp_path / "c.toml")).defaults
     assert (defaults.of("events.new").mode, defaults.of("events.new").overflow) == (Mode.FAN_OUT, Overflow.BLOCK)
     assert (defaults.of("orders").max_length, defaults.of("orders.dlq").max_length) == (1_000_000, 10_000_000)
-    assert defaults.of("orders.dlq").overflow is Overflow.REJECT
+    assert defaults.of("orders.dlq").overflow is Overflow.DROP_OLDEST

@@ -249,7 +249,10 @@ def test_a_default_that_does_not_fit_is_left_out() -> None:
 
 def test_dead_letters_have_defaults_of_their_own() -> None:
     defaults = QueueDefaults(patterns=(("#", {"ttl_ms": 5}), ("orders.*", {"ttl_ms": 6}), ("#.dlq", {"max_length": 7})))
-    assert defaults.of("orders.dlq", base=DEAD_LETTER_QUEUE) == msgspec.structs.replace(DEAD_LETTER_QUEUE, max_length=7)
+    dead = msgspec.structs.replace(DEAD_LETTER_QUEUE, max_length=7)
+    assert defaults.of("orders.dlq") == defaults.of("orders.dlq", base=DEAD_LETTER_QUEUE) == dead
+    assert defaults.of("orders.dlq", {"max_attempts": 5}).max_attempts == 5
+    assert defaults.of("morgue", base=DEAD_LETTER_QUEUE).max_attempts == 0
     assert defaults.of("orders.eu") == QueueSettings(ttl_ms=6)
 
 

@@ -20,7 +20,7 @@ from vibemq.server.limits import DURATION_MS_MAX, NAME_BYTES_MAX, Limits
 DEAD_LETTER_SUFFIX: Final = ".dlq"
 """Behind a queue's name: its dead-letter queue, unless it has another."""
 DEAD_LETTER_QUEUE: Final = QueueSettings(max_attempts=0, overflow=Overflow.DROP_OLDEST)
-"""What a dead-letter queue starts from that is made on the way: letters stay, and a full one loses the oldest."""
+"""What a dead-letter queue starts from: letters stay, however often they fail, and a full one loses the oldest."""
 NUMBER_MAX: Final = (1 << 62) - 1
 
 PLAIN: Final[Mapping[str, Any]] = msgspec.structs.asdict(QueueSettings())
@@ -168,7 +168,8 @@ class QueueDefaults:
 
     `patterns` are settings, `checked`, for the queues whose names match, as topics match: words between dots, `*` is
     one, `#` any number. Later ones come before earlier ones. Dead letters must not get lost by a default that was meant
-    for work: to a queue whose name ends in `.dlq` only patterns apply that end so, too, and those to no other.
+    for work: a queue whose name ends in `.dlq`, whoever creates it, starts from DEAD_LETTER_QUEUE, and only patterns
+    apply to it that end so, too; those apply to no other.
     """
 
     base: QueueSettings = QueueSettings()
@@ -177,13 +178,13 @@ class QueueDefaults:
     def of(
         self, queue: str, given: Mapping[str, Any] | None = None, base: QueueSettings | None = None
     ) -> QueueSettings:
-        """What a new queue of that name has of which this is said; `base` in place of the general default.
+        """What a new queue of that name has of which this is said; `base` in place of what its name says.
 
         Raises:
             InvalidRequest: what is given does not fit together.
         """
-        values = msgspec.structs.asdict(base or self.base)
         is_for_dead_letters = queue.endswith(DEAD_LETTER_SUFFIX)
+        values = msgspec.structs.asdict(base or (DEAD_LETTER_QUEUE if is_for_dead_letters else self.base))
         for pattern, settings in self.patterns:
             if pattern.endswith(DEAD_LETTER_SUFFIX) == is_for_dead_letters and matches(pattern, queue):
                 values |= settings
