@@ -134,7 +134,7 @@ class Driver:
         self.end_turn()
 
     def redrive(self, connection: int, queue: str) -> None:
-        ask = Redriving(connection, self._next(), queue, "", 0, 1_000, Filter())
+        ask = Redriving(connection, self._next(), queue, "", 0, 0, 1_000, Filter())
         self.broker.dead_letters.redrive(ask, dry_run=False)
         self.end_turn()
 

@@ -138,7 +138,7 @@ class World:
 
     def redrive(self, first: int, second: int) -> None:
         target = QUEUES[second % 5] if first % 3 == 0 else ""
-        ask = Redriving(self.client(second), 1, QUEUES[5 + second % 4], target, 0, first % 4 + 1, Filter())
+        ask = Redriving(self.client(second), 1, QUEUES[5 + second % 4], target, 0, 0, first % 4 + 1, Filter())
         self.broker.dead_letters.redrive(ask, dry_run=False)
 
     def disconnect(self, first: int, second: int) -> None:
