@@ -237,18 +237,20 @@ class Dispatcher:
             if found is None:
                 break
             sequence, stored = found
-            consumers.key_order.goes_out(sequence)
+            end = consumers.key_order.go_out(lane, sequence, min(stored.end, sequence + count))
             if is_timed and 0 < stored.expires_us(queue.settings.ttl_ms) <= now_us:
-                self.too_old.append(_piece(stored, sequence, sequence + 1))
-                consumers.key_order.settled(sequence, sequence + 1)
+                self.too_old.append(_piece(stored, sequence, end))
+                consumers.key_order.settled(sequence, end)
                 weight += PIECE_BYTES
                 continue
             pieces = len(effects)
-            _, sent = self._send(lane, consumers, taker, stored, sequence, sequence + 1, lease_until_us)
+            at, sent = self._send(lane, consumers, taker, stored, sequence, end, lease_until_us)
+            if at < end:
+                consumers.key_order.ready_again(at, end)
             size += sent
             weight += max(sent, (len(effects) - pieces) * PIECE_BYTES // 8)
-            append_span(spans, (number, sequence, sequence + 1))
-            count -= 1
+            append_span(spans, (number, sequence, at))
+            count -= at - sequence
         return spans, size, weight
 
     def _send(

@@ -30,7 +30,7 @@ class KeyOrder:
     """The keys of one group. A sequence is in one place: parked, free, or out; or not looked at yet."""
 
     def __init__(self, group: Group) -> None:
-        """Know nothing of the group's messages yet but where they are; what is held is told by `goes_out`."""
+        """Know nothing of the group's messages yet but where they are; what is held is told by `is_held`."""
         ((_, lane),) = group.lanes.items()
         self._scanned = lane.cursor
         """Sequences from here on were not looked at."""
@@ -58,7 +58,7 @@ class KeyOrder:
     def next_free(self, lane: Lane, next_sequence: int, find: Find) -> tuple[int, StoredBatch] | None:
         """The oldest message that may go out, with its batch. None: there is none now, or `find` has it read first.
 
-        It stays the next until it `goes_out`.
+        It stays the next until it is told to `go_out`.
         """
         budget = SCAN_MAX
         self.was_cut_short = False
@@ -130,10 +130,17 @@ class KeyOrder:
 
     # --- what became of it
 
-    def goes_out(self, sequence: int) -> None:
-        """The next free message is handed to a consumer."""
-        taken = heappop(self._free)
-        assert taken == sequence, f"message {sequence} goes out before {taken}"
+    def go_out(self, lane: Lane, start: int, most: int) -> int:
+        """The next free message, `start`, is handed out, and those that follow it as far as they are free too.
+
+        The end of them, which is at most `most`.
+        """
+        free, end = self._free, start
+        while free and free[0] == end < most and _is_ready(lane, end):
+            heappop(free)
+            end += 1
+        assert end > start, f"message {start} is not the next"
+        return end
 
     def is_held(self, start: int, keys: Iterable[int] | None) -> None:
         """Messages from `start` on, of these keys, are held by a consumer: they went out before this was built."""
