@@ -18,7 +18,7 @@ from tests.cli.processes import ROOT, ServedBroker, environment, served
 from vibemq.batch import HEADER_BYTES_MAX
 from vibemq.cli import bench, consume, publish, queue, serve
 from vibemq.cli.main import COMMANDS
-from vibemq.events import QueueSettings
+from vibemq.declaration import QueueSettings
 from vibemq.protocol.fields import NAME_BYTES_MAX
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import EXPECTED_MAX

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vibemq import events as e
+from vibemq.declaration import QueueSettings
 from vibemq.projections import part as parts
 from vibemq.projections.bindings import Bindings, matches
 from vibemq.projections.projector import Projector
@@ -175,7 +176,7 @@ def test_no_pattern_makes_matching_explode() -> None:
 
 
 STARTED: Final = e.BrokerStarted("0.1.0", clean=True, wall_us=0)
-DECLARED: Final = [e.QueueDeclared(queue, f"q{queue}", e.QueueSettings(), 0) for queue in (1, 2, 3)]
+DECLARED: Final = [e.QueueDeclared(queue, f"q{queue}", QueueSettings(), 0) for queue in (1, 2, 3)]
 BEFORE: Final[list[e.Event]] = [STARTED, *DECLARED, e.QueueDeleted(1, 0, 0, 0)]
 HISTORY: Final[list[e.Event]] = [
     *BEFORE,

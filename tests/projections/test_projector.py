@@ -3,12 +3,13 @@
 import pytest
 
 from vibemq import events as e
+from vibemq.declaration import QueueSettings
 from vibemq.errors import FormatUnsupported
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
 
 STARTED = e.BrokerStarted("0.1.0", clean=True, wall_us=0)
-DECLARED = e.QueueDeclared(1, "orders", e.QueueSettings(), 0)
+DECLARED = e.QueueDeclared(1, "orders", QueueSettings(), 0)
 PUBLISHED = e.Published(1, 0, 1, 1, 10, 0, 0, 1)
 
 

@@ -11,7 +11,8 @@ from tests.protocol.strategies import frame, plain
 from vibemq import batch as batches
 from vibemq import errors
 from vibemq.batch import pack
-from vibemq.events import Backoff, DeadReason, Mode, Overflow, QueueSettings
+from vibemq.declaration import Backoff, Mode, Overflow, QueueSettings
+from vibemq.events import DeadReason
 from vibemq.protocol import binary, fields, json_lines, session
 from vibemq.protocol import messages as m
 from vibemq.protocol.frames import PREFACE, Kind

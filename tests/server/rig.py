@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from vibemq import events as e
 from vibemq.batch import Batch, pack
+from vibemq.declaration import QueueSettings
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker
 from vibemq.server.effects import Effect, Find, Load, Reading, StoredBatch
@@ -25,11 +26,11 @@ class Rig:
     """A broker, its log in memory, and its clock."""
 
     def __init__(
-        self, limits: Limits | None = None, defaults: e.QueueSettings | None = None, unroutable: str = ""
+        self, limits: Limits | None = None, defaults: QueueSettings | None = None, unroutable: str = ""
     ) -> None:
         self.limits = limits or Limits()
         self.unroutable = unroutable
-        self.defaults = defaults or e.QueueSettings()
+        self.defaults = defaults or QueueSettings()
         self.log: list[NewRecord] = []
         self.now_us = START_US
         self.loads: list[Reading] = []

@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
+from vibemq.declaration import Backoff, Mode, Overflow
 from vibemq.errors import ConfigError
-from vibemq.events import Backoff, Mode, Overflow
 from vibemq.server.clock import BrokerClock
 from vibemq.server.queue_settings import PLAIN, Declaration
 from vibemq.server.queue_tables import BIND, KEYS

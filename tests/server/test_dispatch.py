@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.server.rig import Rig, batch_of
 from vibemq import events as e
 from vibemq.batch import Batch, pack
+from vibemq.declaration import QueueSettings
 from vibemq.errors import InvalidRequest
 from vibemq.events import DEFAULT_GROUP
 from vibemq.projections.projector import Projector
@@ -24,7 +25,7 @@ PLENTY = (1_000_000, 1 << 30)
 
 def with_consumers(count: int, credit: int = PLENTY[0], **settings: int) -> tuple[Rig, int, list[int]]:
     """A rig with one connection and consumers of queue `q`."""
-    rig = Rig(defaults=e.QueueSettings(**settings))  # type: ignore[arg-type]
+    rig = Rig(defaults=QueueSettings(**settings))  # type: ignore[arg-type]
     connection = rig.broker.connect("c", "here", "binary", 9)
     for _ in range(count):
         rig.broker.subscribe(Subscribing(connection, 1, "q", None, credit, PLENTY[1]))
@@ -204,7 +205,7 @@ def test_no_turn_hands_out_more_than_can_be_written_in_milliseconds(codec: str, 
 
 
 def test_a_consumer_whose_last_messages_died_with_their_leases_gets_the_next_ones() -> None:
-    rig = Rig(Limits(unacked_per_subscription=2), e.QueueSettings(max_attempts=1, lease_ms=10))
+    rig = Rig(Limits(unacked_per_subscription=2), QueueSettings(max_attempts=1, lease_ms=10))
     connection = rig.broker.connect("c", "here", "binary", 9)
     rig.broker.subscribe(Subscribing(connection, 1, "q", None, *PLENTY))
     (first,) = publish(rig, connection, 4)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vibemq import events as e
+from vibemq.declaration import Backoff, Mode, Overflow, QueueSettings
 from vibemq.errors import InvalidRequest
-from vibemq.events import Backoff, Mode, Overflow, QueueSettings
 from vibemq.server.limits import DURATION_MS_MAX, Limits
 from vibemq.server.queue_settings import (
     DEAD_LETTER_QUEUE,

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.server.rig import Rig, batch_of
-from vibemq import events as e
+from vibemq.declaration import QueueSettings
 from vibemq.errors import InvalidRequest, QueueFull, UnknownGroup
 from vibemq.server import effects as f
 from vibemq.server.broker import Subscribing
@@ -25,7 +25,7 @@ def test_what_is_deleted_and_can_come_back_is_listed_oldest_first() -> None:
 
 
 def test_a_publish_that_is_refused_has_created_no_queue() -> None:
-    rig = Rig(defaults=e.QueueSettings(max_length=1))
+    rig = Rig(defaults=QueueSettings(max_length=1))
     connection = rig.broker.connect("c", "here", "binary", 9)
     with pytest.raises(QueueFull):
         rig.broker.publishing.publish(Publish(connection, 1, "q", 1, batch_of([b"a", b"b"])))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vibemq.declaration import Mode, Overflow, QueueSettings
 from vibemq.errors import ConfigError
-from vibemq.events import Mode, Overflow, QueueSettings
 from vibemq.server.limits import Limits
 from vibemq.server.queue_settings import PLAIN, Declaration
 from vibemq.server.queue_tables import KEYS

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from vibemq import events as e
-from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, Mode, QueueSettings
+from vibemq.declaration import Mode, QueueSettings
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE
 from vibemq.projections.group import Group
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from vibemq import events as e
+from vibemq.declaration import Mode, Overflow
 from vibemq.errors import QueueFull, RequestError, UnknownQueue
-from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, DeadReason, Mode, Overflow
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, DeadReason
 from vibemq.projections.dead_letter import DeadRun
 from vibemq.projections.queue import Queue
 from vibemq.server.dead_lettering import Pieces, dead_letter_name

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 
 from vibemq import events as e
+from vibemq.declaration import Backoff, Mode, QueueSettings
 from vibemq.errors import InvalidRequest, LeaseLost, UnknownSubscription, VibeMQError
-from vibemq.events import Backoff, DeadReason, Mode, QueueSettings, ReleaseReason, Span
+from vibemq.events import DeadReason, ReleaseReason, Span
 from vibemq.projections.group import Group
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from typing import TypeAlias
 
-from vibemq.events import Delivered, Mode, Span
+from vibemq.declaration import Mode
+from vibemq.events import Delivered, Span
 from vibemq.projections.group import Group, Lane
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache

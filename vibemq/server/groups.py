@@ -5,6 +5,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from vibemq import events as e
+from vibemq.declaration import Mode
 from vibemq.errors import (
     ConsumerExclusive,
     InvalidRequest,
@@ -13,7 +14,7 @@ from vibemq.errors import (
     UnknownGroup,
     UnknownQueue,
 )
-from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, Mode
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE
 from vibemq.projections.group import Group
 from vibemq.projections.queue import Queue
 from vibemq.server.deliveries import Deliveries

@@ -1,6 +1,7 @@
 """Looking at messages without taking them."""
 
-from vibemq.events import DEFAULT_LANE, Mode
+from vibemq.declaration import Mode
+from vibemq.events import DEFAULT_LANE
 from vibemq.projections.group import Group
 from vibemq.projections.queue import Queue
 from vibemq.server.dispatch import alike

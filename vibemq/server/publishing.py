@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from vibemq import events as e
 from vibemq.batch import Batch
+from vibemq.declaration import Mode, Overflow
 from vibemq.errors import (
     InvalidRequest,
     LimitExceeded,
@@ -23,7 +24,7 @@ from vibemq.errors import (
     SequenceTooOld,
     Unroutable,
 )
-from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, Mode, Overflow
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE
 from vibemq.projections.producers import Accepted
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache

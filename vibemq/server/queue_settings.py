@@ -12,8 +12,8 @@ from typing import Any, Final, TypedDict
 
 import msgspec
 
+from vibemq.declaration import Backoff, Mode, Overflow, QueueSettings
 from vibemq.errors import InvalidRequest
-from vibemq.events import Backoff, Mode, Overflow, QueueSettings
 from vibemq.projections.bindings import matches
 from vibemq.server.limits import DURATION_MS_MAX, NAME_BYTES_MAX, Limits
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from vibemq import events as e
-from vibemq.events import DEFAULT_GROUP, DeadReason, Overflow
+from vibemq.declaration import Overflow
+from vibemq.events import DEFAULT_GROUP, DeadReason
 from vibemq.projections.group import Group, Lane
 from vibemq.projections.queue import Queue
 from vibemq.server.dead_lettering import DeadLettering, Pieces
