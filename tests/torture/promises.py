@@ -111,7 +111,7 @@ FULL_BROKERS: Final = Source(
     waits=True,
 )
 TMPFS: Final = Source("G8_TMPFS", "small file systems", 1, 0.2, ("tests/live/test_disk_full.py",), waits=True)
-GOLDEN: Final = Source("G15", "golden logs", 1, 0.1, ("tests/log/test_golden.py",))
+GOLDEN: Final = Source("G15", "golden logs", 3, 0.1, ("tests/log/test_golden.py", "tests/test_earlier_folder.py"))
 MEMORY: Final = Source("G16", "loads at full size", 6, 3, ("tests/live/test_memory.py",), parts=6)
 INPUTS: Final = Source("G17", "inputs", 10_000_000, 10, ("tests/fuzz/test_fuzz.py::test_no_input_breaks",), parts=10)
 PEERS: Final = Source("PEERS", "hostile peers", 16, 4, ("tests/fuzz/test_peers.py",), parts=16)
