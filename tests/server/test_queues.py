@@ -451,6 +451,18 @@ def test_there_are_at_most_so_many_bindings() -> None:
     office.ask(office.queues.bind, "a", "y")
 
 
+def test_a_queue_has_at_most_so_many_bindings() -> None:
+    office = Office(Limits(bindings_per_queue=2))
+    office.declare("a")
+    office.declare("b")
+    for pattern in ("x", "y"):
+        office.ask(office.queues.bind, "a", pattern)
+    with pytest.raises(LimitExceeded, match="queue 'a' would have 3 bindings: the limit of one queue is 2"):
+        office.ask(office.queues.bind, "a", "z")
+    assert office.ask(office.queues.bind, "a", "x") == {"count": 0}
+    office.ask(office.queues.bind, "b", "z")
+
+
 # --- the configuration
 
 
@@ -499,6 +511,12 @@ def test_a_configuration_with_more_than_the_limits_is_refused(office: Office) ->
         check_declarations(office.state, wanted, office.defaults, Limits(queues=1))
     with pytest.raises(ConfigError, match="there are 3 bindings: the limit is 2"):
         check_declarations(office.state, wanted, office.defaults, Limits(bindings=2))
+    with pytest.raises(ConfigError, match="queue 'live' would have 2 bindings: the limit of one queue is 1"):
+        check_declarations(office.state, wanted, office.defaults, Limits(bindings_per_queue=1))
+    # What is there already, or said twice, is not made again.
+    check_declarations(office.state, {"live": Declaration({}, ("x",))}, office.defaults, Limits(bindings_per_queue=0))
+    twice = {"live": Declaration({}, ("x", "y", "y"))}
+    check_declarations(office.state, twice, office.defaults, Limits(bindings=2, bindings_per_queue=2))
     check_declarations(office.state, {}, office.defaults, Limits(queues=1, bindings=1))
 
 

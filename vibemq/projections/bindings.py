@@ -12,45 +12,43 @@ of the trie, however many `#` a pattern has, and usually its words times the few
 
 from collections.abc import Iterator
 from itertools import chain
-from typing import Any, Final
-
-from vibemq import events as e
+from typing import Final
 
 ONE: Final = "*"
 MANY: Final = "#"
 
 
 class Bindings:
-    """Pairs of pattern and queue. A deleted queue that can be brought back keeps its own, and is still found."""
+    """The index from topics to queues. It is made from the patterns that the queues have, and never saved.
 
-    key = "bindings"
+    A deleted queue that can be brought back keeps its patterns, and is still found.
+    """
 
     def __init__(self) -> None:
         """Begin with nothing."""
-        self.as_of = 0
         self.count = 0
-        """How many there are."""
-        self._patterns: dict[int, dict[str, None]] = {}
+        """How many pairs of pattern and queue there are."""
         self._exact: dict[str, dict[int, None]] = {}
         self._root = _Node()
 
-    def bound(self, event: e.Bound) -> None:
-        """A queue was bound."""
-        self._add(event.queue, event.pattern)
+    def add(self, queue: int, pattern: str) -> None:
+        """A queue is bound; once is enough."""
+        words = pattern.split(".")
+        queues = self._root.add(words).queues if _has_wildcards(words) else self._exact.setdefault(pattern, {})
+        self.count += queue not in queues
+        queues[queue] = None
 
-    def unbound(self, event: e.Unbound) -> None:
-        """A queue is no longer bound to that pattern."""
-        patterns = self._patterns[event.queue]
-        del patterns[event.pattern]
-        if not patterns:
-            del self._patterns[event.queue]
-        self._forget(event.queue, event.pattern)
-
-    def queue_deleted(self, event: e.QueueDeleted) -> None:
-        """A queue went; unless it may come back, so did its bindings."""
-        if not event.until_us:
-            for pattern in self._patterns.pop(event.queue, ()):
-                self._forget(event.queue, pattern)
+    def discard(self, queue: int, pattern: str) -> None:
+        """A queue that was bound to this very pattern no longer is."""
+        words = pattern.split(".")
+        if _has_wildcards(words):
+            self._root.remove(words, queue)
+        else:
+            queues = self._exact[pattern]
+            del queues[queue]
+            if not queues:
+                del self._exact[pattern]
+        self.count -= 1
 
     def match(self, topic: str) -> list[int]:
         """The numbers of the queues that are bound to `topic`, ascending."""
@@ -58,53 +56,6 @@ class Bindings:
         for node in _reached(self._root, topic.split(".")):
             found.update(node.queues)
         return sorted(found)
-
-    def holds(self, queue: int, pattern: str) -> bool:
-        """Whether the queue is bound to this very pattern."""
-        return pattern in self._patterns.get(queue, ())
-
-    def patterns(self, queue: int) -> list[str]:
-        """What the queue is bound to, in order."""
-        return sorted(self._patterns.get(queue, ()))
-
-    def everything(self) -> Iterator[tuple[str, int]]:
-        """All bindings as (pattern, queue), by queue; events may be applied on the way."""
-        for queue in sorted(self._patterns):
-            for pattern in self.patterns(queue):
-                yield pattern, queue
-
-    def snapshot(self) -> list[Any]:
-        """Plain values in canonical order."""
-        return [[queue, self.patterns(queue)] for queue in sorted(self._patterns)]
-
-    @classmethod
-    def restore(cls, snapshot: list[Any], as_of: int) -> "Bindings":
-        """The bindings of which this is a snapshot."""
-        bindings = cls()
-        bindings.as_of = as_of
-        for queue, patterns in snapshot:
-            for pattern in patterns:
-                bindings._add(queue, pattern)
-        return bindings
-
-    def _add(self, queue: int, pattern: str) -> None:
-        patterns = self._patterns.setdefault(queue, {})
-        self.count += pattern not in patterns
-        patterns[pattern] = None
-        words = pattern.split(".")
-        queues = self._root.add(words).queues if _has_wildcards(words) else self._exact.setdefault(pattern, {})
-        queues[queue] = None
-
-    def _forget(self, queue: int, pattern: str) -> None:
-        self.count -= 1
-        words = pattern.split(".")
-        if _has_wildcards(words):
-            self._root.remove(words, queue)
-            return
-        queues = self._exact[pattern]
-        del queues[queue]
-        if not queues:
-            del self._exact[pattern]
 
 
 def matches(pattern: str, topic: str) -> bool:

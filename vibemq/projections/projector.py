@@ -27,9 +27,10 @@ class Projector:
         self.next_offset = 0
         self.topology = Topology()
         self.producers = Producers()
-        self.bindings = Bindings()
         self.audit = Audit()
         self.queues: dict[int, Queue] = {}
+        self.bindings = Bindings()
+        """The index of the patterns that the queues have; no part, it follows from them."""
         self.dead: dict[int, DeadLetters] = {}
         self._settled_offset = 0  # below it a part may be missing: the checkpoint was taken after its end
         # What is not listed concerns the audit alone.
@@ -81,13 +82,10 @@ class Projector:
 
         Events may be applied while somebody walks through them: a queue that is gone by its turn is passed over. The
         audit, which every event changes, is the last: whoever saves the parts on the way saves with it how far the
-        others may have got, and those that went. Bindings are a part only once there was one: so states without any are
-        what they were before bindings existed, in their digests and in their checkpoints.
+        others may have got, and those that went.
         """
         yield self.topology
         yield self.producers
-        if self.bindings.as_of:
-            yield self.bindings
         for number in sorted(self.queues):
             if (queue := self.queues.get(number)) is not None:
                 yield queue
@@ -122,12 +120,12 @@ class Projector:
             self.topology = Topology.restore(snapshot, as_of)
         elif kind == "producers":
             self.producers = Producers.restore(snapshot, as_of)
-        elif kind == "bindings":
-            self.bindings = Bindings.restore(snapshot, as_of)
         elif kind == "audit":
             self.audit = Audit.restore(snapshot, as_of)
         elif kind == "queue":
-            self.queues[int(number)] = Queue.restore(snapshot, as_of)
+            queue = self.queues[int(number)] = Queue.restore(snapshot, as_of)
+            for pattern in queue.patterns:
+                self.bindings.add(queue.id, pattern)
         elif kind == "dead":
             self.dead[int(number)] = DeadLetters.restore(snapshot, as_of)
         else:
@@ -210,14 +208,14 @@ class Projector:
 
     def _queue_deleted(self, offset: int, time_us: int, event: e.QueueDeleted) -> None:
         if not event.until_us:
-            self.queues.pop(event.queue, None)
             self.dead.pop(event.queue, None)
+            if gone := self.queues.pop(event.queue, None):
+                for pattern in gone.patterns:
+                    self.bindings.discard(gone.id, pattern)
         elif queue := self._queue(event.queue, offset):
             queue.deleted(event)
         if self._fresh(self.topology, offset):
             self.topology.queue_deleted(event)
-        if self.bindings.as_of and self._fresh(self.bindings, offset):
-            self.bindings.queue_deleted(event)
 
     def _queue_undeleted(self, offset: int, time_us: int, event: e.QueueUndeleted) -> None:
         if queue := self._queue(event.queue, offset):
@@ -244,12 +242,14 @@ class Projector:
             dead.purged(event.kept)
 
     def _bound(self, offset: int, time_us: int, event: e.Bound) -> None:
-        if self._fresh(self.bindings, offset):
-            self.bindings.bound(event)
+        if queue := self._queue(event.queue, offset):
+            queue.bound(event)
+            self.bindings.add(event.queue, event.pattern)
 
     def _unbound(self, offset: int, time_us: int, event: e.Unbound) -> None:
-        if self._fresh(self.bindings, offset):
-            self.bindings.unbound(event)
+        if queue := self._queue(event.queue, offset):
+            queue.unbound(event)
+            self.bindings.discard(event.queue, event.pattern)
 
     def _published(self, offset: int, time_us: int, event: e.Published) -> None:
         if queue := self._queue(event.queue, offset):

@@ -1,7 +1,7 @@
-"""A queue as a projection: its settings, how far its lanes are numbered, and the groups that work through them.
+"""A queue as a projection: its settings, what it is bound to, how far its lanes are numbered, and its groups.
 
-Each lane numbers its messages from 1 as they become ready: a priority is a lane of its own, all else is lane 0. Queues
-that fan out have a group for each subscriber, the others the one DEFAULT_GROUP.
+Each lane numbers its messages from 1 as they become ready: a priority is a lane of its own, all else is lane 0. The
+groups work through the lanes: queues that fan out have one for each subscriber, the others the one DEFAULT_GROUP.
 """
 
 from typing import Any
@@ -27,6 +27,7 @@ class Queue:
         "name",
         "next",
         "next_group",
+        "patterns",
         "settings",
         "settled_bytes",
         "timed",
@@ -40,6 +41,8 @@ class Queue:
         self.declared_us = time_us
         self.deleted_until_us = 0
         """It was deleted, and can be brought back up to this time; 0: it was not."""
+        self.patterns: dict[str, None] = {}
+        """The patterns of topics that it is bound to; also while it is deleted and can be brought back."""
         self.next: dict[int, int] = {DEFAULT_LANE: 1}
         """Lane -> the sequence of its next message."""
         self.floor = 1
@@ -261,6 +264,14 @@ class Queue:
         """It is back."""
         self.name, self.deleted_until_us = event.name, 0
 
+    def bound(self, event: e.Bound) -> None:
+        """It gets what is published to more topics."""
+        self.patterns[event.pattern] = None
+
+    def unbound(self, event: e.Unbound) -> None:
+        """It gets what is published to fewer topics."""
+        del self.patterns[event.pattern]
+
     def snapshot(self) -> list[Any]:
         """Plain values in canonical order."""
         return [
@@ -275,6 +286,7 @@ class Queue:
             self.total_bytes,
             self.settled_bytes,
             self.next_group,
+            sorted(self.patterns),
             [group.snapshot() for _, group in sorted(self.groups.items())],
         ]
 
@@ -287,7 +299,8 @@ class Queue:
         queue.as_of = as_of
         queue.deleted_until_us = deleted_until_us
         queue.next = {lane: sequence for lane, sequence in next_sequences}  # noqa: C416 - pairs are lists here
-        queue.floor, queue.timed, queue.total_bytes, queue.settled_bytes, queue.next_group, groups = rest
+        queue.floor, queue.timed, queue.total_bytes, queue.settled_bytes, queue.next_group, patterns, groups = rest
+        queue.patterns = dict.fromkeys(patterns)
         restored = [Group.restore(group) for group in groups]
         queue.groups = {group.id: group for group in restored}
         return queue

@@ -26,6 +26,7 @@ class Limits:
     deleted_queues: int = 1_000
     groups_per_queue: int = 1_000
     bindings: int = 200_000
+    bindings_per_queue: int = 5_000
     unacked_per_subscription: int = 200_000
     credit_bytes_per_subscription: int = 256 * MIB
     publish_window_bytes: int = 16 * MIB

@@ -357,11 +357,12 @@ class Queues:
         self._answer(connection, request, {"count": int(self._bind(queue, pattern, connection))})
 
     def _bind(self, queue: Queue, pattern: str, connection: int) -> bool:
-        bindings = self._state.bindings
-        if bindings.holds(queue.id, pattern):
+        if pattern in queue.patterns:
             return False
-        if bindings.count >= self._limits.bindings:
-            raise LimitExceeded(f"there are {bindings.count} bindings, which is the limit")
+        count = self._state.bindings.count
+        if count >= self._limits.bindings:
+            raise LimitExceeded(f"there are {count} bindings, which is the limit")
+        _check_bound(queue.name, len(queue.patterns) + 1, self._limits)
         self._journal.record(e.Bound(queue.id, pattern, connection))
         return True
 
@@ -372,7 +373,7 @@ class Queues:
             UnknownQueue: there is no queue of that name.
         """
         queue = self.require(name)
-        bound = self._state.bindings.holds(queue.id, pattern)
+        bound = pattern in queue.patterns
         if bound:
             self._journal.record(e.Unbound(queue.id, pattern, connection))
         self._answer(connection, request, {"count": int(bound)})
@@ -384,11 +385,7 @@ class Queues:
             UnknownQueue: there is none of that name.
         """
         queues = [self.require(name)] if name is not None else self._by_name()
-        found = [
-            {"queue": queue.name, "pattern": pattern}
-            for queue in queues
-            for pattern in self._state.bindings.patterns(queue.id)
-        ]
+        found = [{"queue": queue.name, "pattern": pattern} for queue in queues for pattern in sorted(queue.patterns)]
         self._journal.effects.append(Answer(0, connection, request, found))
 
     def _by_name(self) -> list[Queue]:
@@ -440,7 +437,9 @@ def check_declarations(
     for name, wanted in declarations.items():
         queue = state.queue_named(name)
         queues += queue is None
-        bindings += sum(queue is None or not state.bindings.holds(queue.id, pattern) for pattern in wanted.bind)
+        bound = queue.patterns if queue is not None else ()
+        missing = len({*wanted.bind}.difference(bound))
+        bindings += missing
         try:
             if queue is None:
                 settings = defaults.of(name, wanted.settings)
@@ -450,11 +449,19 @@ def check_declarations(
                     raise conflict
                 settings = _changed(queue, wanted.settings)
             _check_length(name, settings)
+            if missing:
+                _check_bound(name, len(bound) + missing, limits)
         except RequestError as error:
             raise ConfigError(f"the configuration cannot be carried out: {error.text}") from None
     for count, limit, what in ((queues, limits.queues, "queues"), (bindings, limits.bindings, "bindings")):
         if count > limit and declarations:
             raise ConfigError(f"with those of the configuration there are {count} {what}: the limit is {limit}")
+
+
+def _check_bound(name: str, count: int, limits: Limits) -> None:
+    if count > limits.bindings_per_queue:
+        limit = limits.bindings_per_queue
+        raise LimitExceeded(f"queue {name!r} would have {count} bindings: the limit of one queue is {limit}")
 
 
 def _changed(queue: Queue, given: Mapping[str, Any]) -> QueueSettings:
