@@ -12,7 +12,8 @@ import vibemq
 from tests.client.fake_broker import FakeBroker, until, with_broker, with_client
 from vibemq.client import Client, QueueSettings
 from vibemq.client.queues import settings_of
-from vibemq.declaration import Backoff, QueueSettings
+from vibemq.declaration import Backoff
+from vibemq.declaration import QueueSettings as BrokerSettings
 from vibemq.errors import (
     ConnectionLost,
     DeclareConflict,
@@ -27,12 +28,12 @@ from vibemq.protocol import messages as m
 
 def test_every_setting_of_a_queue_can_be_said_without_its_unit() -> None:
     given: dict[str, Any] = {}
-    for name in QueueSettings.__struct_fields__:
-        kind = type(getattr(QueueSettings(), name))
+    for name in BrokerSettings.__struct_fields__:
+        kind = type(getattr(BrokerSettings(), name))
         plain = name.removesuffix("_ms").removesuffix("_percent")
         given[plain] = "3s" if plain != name and name.endswith("_ms") else kind("fixed") if kind is Backoff else 1
     assert set(given) == set(QueueSettings.__annotations__)
-    assert set(settings_of(given)) == set(QueueSettings.__struct_fields__)
+    assert set(settings_of(given)) == set(BrokerSettings.__struct_fields__)
     assert {value for name, value in settings_of(given).items() if name.endswith("_ms")} == {3_000}
 
 
