@@ -63,9 +63,11 @@ def test_a_dead_letter_tells_why_it_is_one() -> None:
             since_us=86_400_000_000,
             until_us=2 * 86_400_000_000,
         )
-        connection.send(m.Done(request=asked.request, result=[{**facts, "dead": dead}, {**facts, "dead": gone}]))
+        result = [{**facts, "queue": "orders.dlq", "dead": dead}, {**facts, "queue": "orders.dlq", "dead": gone}]
+        connection.send(m.Done(request=asked.request, result=result))
         letter, other = await looking
         assert (letter.body, letter.id, letter.sequence, letter.attempt) == (b"x", "1-0", 3, 6)
+        assert letter.queue == "orders.dlq", "where the sequence counts, whatever was asked for"
         assert (letter.reason, letter.source, letter.attempts, letter.error) == (
             *("max-attempts", "orders", 5, "no stock"),
         )

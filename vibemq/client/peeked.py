@@ -56,12 +56,12 @@ def peeked(queue: str, facts: dict[str, object]) -> PeekedMessage:
 
 
 def dead_letter(queue: str, facts: dict[str, object]) -> DeadLetter:
-    """The message in one entry of the answer to a DeadLetters."""
+    """The message in one entry of the answer to a DeadLetters of `queue`, which may be where it came from."""
     found = facts.get("dead")
     dead = found if isinstance(found, dict) else {}
     source = dead.get("queue")
     return DeadLetter(
-        **_facts(queue, facts),
+        **_facts(str(facts.get("queue", queue)), facts),
         reason=str(dead.get("reason", "")),
         source=source if isinstance(source, str) else None,
         attempts=_number(dead.get("attempts")),

@@ -278,8 +278,8 @@ class Peek(Control, frozen=True, kw_only=True):
 class DeadLetters(Control, frozen=True, kw_only=True):
     """Read dead letters as Peek does, each with why it is one. `queue`: theirs, or the one they came from.
 
-    Each message has also "dead": {"reason", "queue", "attempts", "error", "at"}; the queue it came from is null
-    where there is none any more.
+    Each message has also the "queue" that it is in, and "dead": {"reason", "queue", "attempts", "error", "at"}; the
+    queue it came from is null where there is none any more.
 
     A filter that is empty lets everything through: the name of a `reason`, the queue of `source`, a part of the
     `error`'s text, times from `since_us` on and before `until_us` (0: no end).

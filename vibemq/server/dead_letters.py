@@ -89,7 +89,7 @@ class DeadLetters:
                 if low < end:
                     parts = [(DEFAULT_LANE, *part) for part in alike(lane, low, end)]
                     spans += parts
-                    why += [self._describe(run)] * len(parts)
+                    why += [{"queue": queue.name, "dead": self._describe(run)}] * len(parts)
                     left -= end - low
         number = queue.id if queue is not None else 0
         self._journal.effects.append(Peeked(self._journal.next_offset, connection, request, number, spans, why))

@@ -419,7 +419,7 @@ class Runtime:
         left = self.settings.limits.peek_bytes
         found: list[dict[str, Any]] = []
         for number, (lane, start, end, failed, redelivered) in enumerate(peeked.spans):
-            why = {"dead": _timed(peeked.why[number])} if peeked.why else {}
+            why = _timed(peeked.why[number]) if peeked.why else {}
             at = start
             while at < end and left > 0:
                 load = f.Load(peeked.queue, lane, at)
@@ -527,5 +527,6 @@ def _headers(packed: bytes | memoryview) -> dict[str, Any]:
 
 
 def _timed(why: dict[str, Any]) -> dict[str, Any]:
-    """Why a message is a dead letter, with the time as text."""
-    return {key: value for key, value in why.items() if key != "dead_us"} | {"at": rfc3339(why["dead_us"])}
+    """Where a message is a dead letter, and why, with the time as text."""
+    dead = {key: value for key, value in why["dead"].items() if key != "dead_us"}
+    return why | {"dead": dead | {"at": rfc3339(why["dead"]["dead_us"])}}
