@@ -1,7 +1,7 @@
 """Where messages go that nobody could deal with."""
 
 from vibemq import events as e
-from vibemq.events import DeadReason, Span
+from vibemq.events import DeadReason, Overflow, Span
 from vibemq.projections.queue import Queue
 from vibemq.server.dispatch import append_span
 from vibemq.server.journal import Journal
@@ -45,7 +45,8 @@ class DeadLettering:
         self, queue: Queue, group: int, subscription: int, pieces: Pieces, why: DeadReason, attempts: int, error: str
     ) -> None:
         """These messages are dead, and so many attempts at them failed; `subscription` held them, or 0."""
-        target = self.queue_of(queue)
+        goes_round = why is DeadReason.OVERFLOW and self._overflows_into_itself(queue)
+        target = None if goes_round else self.queue_of(queue)
         if target is None and why in {DeadReason.EXPIRED, DeadReason.OVERFLOW}:
             self._journal.record(e.Dropped(queue.id, group, tuple(pieces.spans), pieces.bytes, why))
             return
@@ -74,6 +75,17 @@ class DeadLettering:
         if is_last or name == queue.name:
             return None
         return self._state.queue_named(name) or self._create(name)
+
+    def _overflows_into_itself(self, queue: Queue) -> bool:
+        """Whether what has no room here, nor where it goes from here, comes back: it would go round for ever."""
+        one, seen = queue, set[int]()
+        while one.settings.overflow is Overflow.DEAD_LETTER and one.id not in seen:
+            seen.add(one.id)
+            following = self._state.queue_named(dead_letter_name(one.name, one))
+            if following is None or following is queue:
+                return following is queue
+            one = following
+        return False
 
     def _create(self, name: str) -> Queue:
         settings = self._defaults.of(name, base=DEAD_LETTER_QUEUE)
