@@ -36,7 +36,7 @@ class Machine(RuleBasedStateMachine):
 
     NAMES: ClassVar[Sequence[str]]
     """Queues to consume, declare and so on, the frequent ones often."""
-    LIMITS: ClassVar[Limits] = Limits(cache_bytes=2_400, unacked_per_subscription=30)
+    LIMITS: ClassVar[Limits] = Limits(cache_bytes=8_000, unacked_per_subscription=30)
     UNROUTABLE: ClassVar[str] = ""
 
     def __init__(self) -> None:
@@ -48,8 +48,8 @@ class Machine(RuleBasedStateMachine):
         self.connections: dict[int, int] = {}
         """Number -> the next sequence of its producer."""
         self.producers = self.bodies = self.requests = 0
-        self.answers: dict[int, Callable[[f.Effect], None]] = {}
-        """Requests that are answered later, and what to do then."""
+        self.answers: dict[int, tuple[int, Callable[[f.Effect], None]]] = {}
+        """Requests that are answered later: whose they are, and what to do then."""
         self.capture: Capture | None = None
         self.steps: Iterator[None] = iter(())
         self.saved: dict[str, tuple[int, bytes]] = {}
@@ -78,9 +78,10 @@ class Machine(RuleBasedStateMachine):
             consumer.pull_until_us, consumer.credit_messages, consumer.credit_bytes = None, 0, 0
             return True
         if isinstance(effect, f.Answer | f.Refusal | f.Peeked) and effect.request in self.answers:
-            self.answers.pop(effect.request)(effect)
+            _, answered = self.answers.pop(effect.request)
+            answered(effect)
             return True
-        return False
+        return effect.connection not in self.connections
 
     # --- clients
 
@@ -117,16 +118,23 @@ class Machine(RuleBasedStateMachine):
 
     def disconnected(self, connection: int) -> None:
         """Somebody left."""
+        self.answers = {request: answer for request, answer in self.answers.items() if answer[0] != connection}
 
     @rule(random=RANDOM)
-    def declare(self, random: Random) -> None:
-        name = random.choice(self.NAMES)
+    def declare(self, random: Random, name: str = "") -> None:
+        name = name or random.choice(self.NAMES)
         if self.model.named(name) is None:
             wanted = self.settings_for(random, name)
             self.rig.broker.queues.declare(self.connection(random), self.request(), name, wanted)
             (answer,) = self.settle()
             assert isinstance(answer, f.Answer)
             assert answer.result["messages"] == 0
+
+    def declared(self, random: Random, name: str) -> str:
+        """A queue that is to be used: it is declared before, mostly."""
+        if self.model.named(name) is None and random.random() < 0.9:
+            self.declare(random, name)
+        return name
 
     # --- consumers
 
@@ -139,7 +147,7 @@ class Machine(RuleBasedStateMachine):
         if len(self.model.consumers) >= 5 and random.random() < 0.8:
             return
         connection, request = self.connection(random), self.request()
-        name = name or random.choice(self.NAMES)
+        name = self.declared(random, name or random.choice(self.NAMES))
         group, start, at = self.asking(random, name)
         exclusive = random.random() < 0.1
         messages, size = random.choice([20, 20, 3, 0]), random.choice([10_000, 10_000, 30])
@@ -153,7 +161,7 @@ class Machine(RuleBasedStateMachine):
             assert group in {None, consumer.group.name}
             consumer.credit_messages, consumer.credit_bytes, consumer.exclusive = messages, size, exclusive
 
-        self.answers[request] = joined
+        self.answers[request] = connection, joined
         refusal = refused(lambda: self.rig.broker.subscribe(ask))
         assert (refusal and type(refusal)) == expected
         if refusal is not None:
@@ -221,8 +229,8 @@ class Machine(RuleBasedStateMachine):
     def runs(self, random: Random, consumer: Consumer) -> tuple[tuple[int, int], ...]:
         """Runs near the end of what was delivered."""
         first = min(consumer.open, default=max(1, consumer.next_delivery - 5))
-        starts = [first + random.randrange(9) for _ in range(random.choice([1, 1, 2, 3]))]
-        return tuple((start, start + random.randint(1, 6)) for start in starts)
+        starts = [first + random.choice([0, 0, 1, 3, 8]) for _ in range(random.choice([1, 1, 1, 3]))]
+        return tuple((start, start + random.choice([1, 1, 2, 5])) for start in starts)
 
     def is_late(self, consumer: Consumer, runs: tuple[tuple[int, int], ...]) -> bool:
         """Whether some of these deliveries are not open any more, or asked for twice."""
@@ -336,10 +344,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(random=RANDOM)
     def load(self, random: Random) -> None:
-        if self.rig.loads:
-            self.rig.load_one(random.randrange(len(self.rig.loads)))
-            assert self.settle() == []
-            self.turn()
+        for _ in range(random.choice([1, 1, 2, 5])):
+            if self.rig.loads:
+                self.rig.load_one(random.randrange(len(self.rig.loads)))
+                assert self.settle() == []
+                self.turn()
 
     # --- queues
 
@@ -434,7 +443,11 @@ class Machine(RuleBasedStateMachine):
     def states_agree(self) -> None:
         state = self.rig.state
         assert state.topology.queues == {queue.name: number for number, queue in self.model.queues.items()}
-        for number, queue in self.model.queues.items():
+        deleted = {number: (queue.name, until_us) for number, (queue, until_us) in self.model.deleted.items()}
+        assert list(state.topology.deleted.items()) == list(deleted.items())
+        everything = [*self.model.queues.values(), *(queue for queue, _ in self.model.deleted.values())]
+        assert set(state.queues) == {queue.number for queue in everything}
+        for number, queue in ((queue.number, queue) for queue in everything):
             compared.queue(state.queues[number], queue)
             compared.dead_letters(state.dead.get(number), queue)
         assert set(state.topology.subscriptions) == set(self.model.consumers)

@@ -121,6 +121,11 @@ class Group:
         """Whether nobody may get it any more."""
         return 0 < self.expires_us(copy) <= now_us
 
+    def may_have_been_sent(self, copy: Copy) -> bool:
+        """Whether a message is marked as redelivered when it is handed out next."""
+        lane, sequence = copy.place
+        return copy.handed_out or copy.failed > 0 or sequence < self.sent_below[lane]
+
     def heads(self) -> list[Copy]:
         """The first ready message of each lane, the highest lane first."""
         ready = self.of(State.READY)
@@ -292,6 +297,8 @@ class Model:
 
     def __init__(self) -> None:
         self.queues: dict[int, Queue] = {}
+        self.deleted: dict[int, tuple[Queue, int]] = {}
+        """Queues that can be brought back, and until when, oldest first."""
         self.consumers: dict[int, Consumer] = {}
         self.now_us = 0
         self.pending: dict[Copy, Outcome] = {}
@@ -383,9 +390,7 @@ class Model:
         assert consumer.is_served, "only the oldest is served where one alone is active"
         assert not group.is_expired(copy, self.now_us), "nobody gets what is too old"
         assert copy.failed + 1 == attempt
-        lane, sequence = copy.place
-        seen = copy.handed_out or copy.failed > 0 or sequence < group.sent_below[lane]
-        assert seen == redelivered
+        assert group.may_have_been_sent(copy) == redelivered
         was_guarded, lanes = group.guard_has_its_turn, len(group.heads())
         group.overtaken = 0 if was_guarded or lanes < 2 else group.overtaken + 1
         group.take(copy)
@@ -431,11 +436,26 @@ class Model:
             assert copy in group.heads() or copy is group.next(), "only what is first in its lane, or next"
         else:
             assert why is DeadReason.OVERFLOW
-            assert to_dead_letters == (queue.settings.overflow is Overflow.DEAD_LETTER and not queue.is_last)
+            assert to_dead_letters == (
+                queue.settings.overflow is Overflow.DEAD_LETTER
+                and not queue.is_last
+                and not self.overflows_into_itself(queue)
+            )
             assert any(queue.excess(group)), "nothing goes while there is room"
             assert copy is group.heads()[-1], "the oldest of the lowest lane goes first"
         group.take(copy)
         group.settle(copy)
+
+    def overflows_into_itself(self, queue: Queue) -> bool:
+        """Whether what one queue has no room for goes to the next, and so on, until it is back."""
+        at: Queue | None = queue
+        for _ in self.queues:
+            if at is None or at.settings.overflow is not Overflow.DEAD_LETTER:
+                return False
+            at = self.named(at.dead_name)
+            if at is queue:
+                return True
+        return False
 
     def tick(self) -> list[tuple[int, int]]:
         """Time has passed; the deliveries (consumer, number) whose leases have ended by that."""
@@ -453,6 +473,7 @@ class Model:
         times += [copy.due_us for group in self.groups for copy in group.of(State.WAITING)]
         times += [one.pull_until_us for one in self.consumers.values() if one.pull_until_us is not None]
         times += [due_us for group in self.groups if (due_us := self.idle_until_us(group)) is not None]
+        times += [until_us for _, until_us in self.deleted.values()]
         return min(times, default=None)
 
     def restart(self, *, clean: bool) -> None:

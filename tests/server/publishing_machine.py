@@ -10,7 +10,7 @@ from tests.server.machine import RANDOM, Machine, refused
 from tests.server.model import Queue
 from tests.server.witness import Sending
 from vibemq import events as e
-from vibemq.errors import QueueBlocked, QueueFull, RequestError, Unroutable
+from vibemq.errors import QueueBlocked, QueueFull, RequestError, SequenceTooOld, Unroutable
 from vibemq.server import effects as f
 from vibemq.server.publishing import HYSTERESIS_MAX, Publish
 
@@ -20,29 +20,50 @@ TOPICS: Final[dict[str, set[str]]] = {
     "t.y": {"t.*", "t.#", "#.y"},
     "t": {"t.#"},
     "y": {"#.y"},
-    "u": set[str](),
+    "u": set(),
 }
 """Which of the patterns take in which topic."""
 Taken: TypeAlias = list[tuple[Queue, int]]
 """How many messages, from the front of a batch, which queue takes."""
+Key: TypeAlias = tuple[int, str, bool]
+"""A connection, a name, and whether it is that of a topic."""
 
 
-class Blocked(NamedTuple):
-    """What a connection waits for that was told to wait."""
+class Place:
+    """Where a connection was told to wait: what the broker knows of that."""
 
-    to_topic: bool
-    messages: int
-    bytes: int
+    def __init__(self) -> None:
+        self.waits = False
+        self.expected: dict[int, Sending] = {}
+        """By sequence: what was refused and is to come again."""
+        self.last: Sending | None = None
+
+    @property
+    def first(self) -> Sending:
+        """What room is to be made for."""
+        found = self.expected[min(self.expected)] if self.expected else self.last
+        assert found is not None
+        return found
+
+    def refuse(self, sequence: int, sending: Sending) -> None:
+        """Something comes again later."""
+        self.waits, self.last = True, sending
+        if sequence:
+            self.expected[sequence] = sending
+
+    def has_turn(self, sequence: int, oldest: int) -> bool:
+        """Whether a batch is not kept back by others; `oldest` is the first that the client has not given up."""
+        self.expected = {number: sending for number, sending in self.expected.items() if number >= oldest}
+        if self.expected and sequence == min(self.expected):
+            del self.expected[sequence]
+            return True
+        return not self.waits and not (sequence and self.expected)
 
 
 class Done(NamedTuple):
     """A batch that was stored, with what was confirmed."""
 
-    connection: int
-    name: str
-    to_topic: bool
-    sequence: int
-    sending: Sending
+    publish: Publish
     confirmed: f.Confirmed
 
 
@@ -56,7 +77,11 @@ class PublishingMachine(Machine):
     def __init__(self) -> None:
         super().__init__()
         self.done: list[Done] = []
-        self.blocked: dict[tuple[int, str], Blocked] = {}
+        self.places: dict[Key, Place] = {}
+        self.outstanding: dict[Key, dict[int, Sending]] = {}
+        """What clients were refused and will send again, by sequence."""
+        self.oldest: dict[int, int] = {}
+        """Connection -> the highest `oldest` of what it had stored."""
         self.bindings: dict[int, set[str]] = {}
 
     def batch(self, random: Random) -> Sending:
@@ -71,34 +96,63 @@ class PublishingMachine(Machine):
 
     @rule(random=RANDOM)
     def publish(self, random: Random) -> None:
-        self.send(random, random.choice(self.TARGETS), to_topic=False)
+        self.publish_to(random, random.choice(self.TARGETS), to_topic=False)
 
     @rule(random=RANDOM)
     def publish_to_topic(self, random: Random) -> None:
-        self.send(random, random.choice(list(TOPICS)), to_topic=True)
+        self.publish_to(random, random.choice(list(TOPICS)), to_topic=True)
 
-    def send(self, random: Random, name: str, *, to_topic: bool) -> None:
-        """Publish a batch, and check what is said to that."""
-        connection, sending = self.connection(random), self.batch(random)
-        sequence = self.connections[connection] if random.random() < 0.5 else 0
-        expected = self.expected(connection, name, sending, to_topic=to_topic)
-        self.witness.sending = sending
-        publish = Publish(connection, 1, name, sequence, sending.batch, 0, to_topic)
-        refusal = refused(lambda: self.rig.broker.publishing.publish(publish))
-        if isinstance(expected, list):
-            assert refusal is None
-            self.check_stored(publish, sending, expected)
-        else:
-            assert type(refusal) is expected
-            assert self.settle() == []
-            if expected is QueueBlocked and (connection, name) not in self.blocked:
-                self.blocked[connection, name] = Blocked(to_topic, len(sending.bodies), sum(map(len, sending.bodies)))
+    def publish_to(self, random: Random, name: str, *, to_topic: bool) -> None:
+        """Publish a new batch."""
+        if not to_topic:
+            self.declared(random, name)
+        connection, sending, sequence = self.connection(random), self.batch(random), 0
+        if random.random() < 0.5:
+            sequence = self.connections[connection]
+            self.connections[connection] += len(sending.bodies)
+        self.send((connection, name, to_topic), sequence, sending)
         if random.random() < 0.75:
             self.turn()
 
+    @rule(random=RANDOM)
+    def resend(self, random: Random) -> None:
+        """Send again what was refused, mostly in order; or give it up."""
+        if not self.outstanding:
+            return
+        key = random.choice(list(self.outstanding))
+        waiting = self.outstanding[key]
+        sequence = min(waiting) if random.random() < 0.8 else random.choice(list(waiting))
+        if random.random() < 0.1:
+            del waiting[sequence]
+        else:
+            self.send(key, sequence, waiting[sequence])
+        if not waiting:
+            self.outstanding.pop(key, None)
+
+    def send(self, key: Key, sequence: int, sending: Sending) -> None:
+        """Publish a batch, and check what is said to that."""
+        connection, name, to_topic = key
+        unanswered = [n for (owner, *_), waiting in self.outstanding.items() if owner == connection for n in waiting]
+        oldest = min([sequence, *unanswered]) if sequence else 0
+        expected = self.expected(key, sequence, oldest, sending)
+        self.witness.sending = sending
+        publish = Publish(connection, 1, name, sequence, sending.batch, oldest, to_topic)
+        refusal = refused(lambda: self.rig.broker.publishing.publish(publish))
+        self.outstanding.get(key, {}).pop(sequence, None)
+        if isinstance(expected, list):
+            assert refusal is None
+            self.check_stored(publish, sending, expected)
+            return
+        assert type(refusal) is expected
+        assert self.settle() == []
+        if expected is QueueBlocked:
+            self.places.setdefault(key, Place()).refuse(sequence, sending)
+            if sequence:
+                self.outstanding.setdefault(key, {})[sequence] = sending
+
     def check_stored(self, publish: Publish, sending: Sending, taken: Taken) -> None:
         """What was taken was confirmed."""
-        name, count, lane = publish.name, len(sending.bodies), sending.priority
+        count, lane = len(sending.bodies), sending.priority
         first, stored = 1, count  # in a queue that is made on the way
         for queue, some in taken:
             first, stored = queue.next[queue.lane_of(lane)], some
@@ -106,28 +160,28 @@ class PublishingMachine(Machine):
             first, stored = 0, count if any(some == count for _, some in taken) or not taken else 0
         (confirmed,) = self.settle()
         offset = next(at for at in range(len(self.rig.log) - 1, -1, -1) if is_publish(self.rig.log[at].event))
-        expected = f.Confirmed(
+        assert confirmed == f.Confirmed(
             offset + 1, publish.connection, 1, offset, first, duplicate=False, dropped=count - stored
         )
-        assert confirmed == expected
         if publish.sequence:
-            self.connections[publish.connection] += count
-            self.done.append(Done(publish.connection, name, publish.to_topic, publish.sequence, sending, confirmed))
+            self.done.append(Done(publish, confirmed))
+            self.oldest[publish.connection] = max(self.oldest.get(publish.connection, 0), publish.oldest)
 
     # --- what is to be expected
 
-    def expected(self, connection: int, name: str, sending: Sending, *, to_topic: bool) -> Taken | type[RequestError]:
+    def expected(self, key: Key, sequence: int, oldest: int, sending: Sending) -> Taken | type[RequestError]:
         """Which queues take how much of a batch; or what is said instead."""
-        if (connection, name) in self.blocked:
-            return QueueBlocked
-        if not to_topic:
-            queue = self.model.named(name)
-            queues = [queue] if queue is not None else []
-        elif not (queues := self.bound_to(name)):
+        _, name, to_topic = key
+        if (place := self.places.get(key)) is not None:
+            if not place.has_turn(sequence, oldest):
+                return QueueBlocked
+            if not place.waits and not place.expected:
+                del self.places[key]
+        queues = self.concerned(name, to_topic=to_topic)
+        if to_topic and not queues:
             if not self.UNROUTABLE:
                 return Unroutable
-            queue = self.model.named(self.UNROUTABLE)
-            queues = [queue] if queue is not None else []
+            queues = self.concerned(self.UNROUTABLE, to_topic=False)
         taken = []
         for queue in queues:
             admitted = self.admitted(queue, sending)
@@ -136,10 +190,13 @@ class PublishingMachine(Machine):
             taken.append((queue, admitted))
         return taken
 
-    def bound_to(self, topic: str) -> list[Queue]:
-        """The queues that get what is published to a topic."""
-        found = [number for number, patterns in self.bindings.items() if patterns & TOPICS[topic]]
-        return [self.model.queues[number] for number in sorted(found)]
+    def concerned(self, name: str, *, to_topic: bool) -> list[Queue]:
+        """The queues that get what is published to a queue, or topic."""
+        if to_topic:
+            found = [number for number, patterns in self.bindings.items() if patterns & TOPICS[name]]
+            return [self.model.queues[number] for number in sorted(found) if number in self.model.queues]
+        queue = self.model.named(name)
+        return [queue] if queue is not None else []
 
     def admitted(self, queue: Queue, sending: Sending) -> int | type[RequestError]:
         """How many messages of a batch a queue takes; or what is said instead."""
@@ -156,64 +213,75 @@ class PublishingMachine(Machine):
 
     def is_handled(self, effect: f.Effect) -> bool:
         if isinstance(effect, f.Unblocked):
-            assert self.is_free(effect.name, self.blocked.pop((effect.connection, effect.name)))
+            keys = [(effect.connection, effect.name, to_topic) for to_topic in (False, True)]
+            key = next(key for key in keys if key in self.places and self.is_free(key))
+            place = self.places[key]
+            place.waits = False
+            if not place.expected:
+                del self.places[key]
             return True
         return super().is_handled(effect)
 
-    def is_free(self, name: str, wanted: Blocked) -> bool:
-        """Whether there is room for what was refused."""
-        queue = self.model.named(name)
-        queues = self.bound_to(name) if wanted.to_topic else [queue] if queue is not None else []
-        return all(self.has_room(queue, wanted) for queue in queues)
+    def is_free(self, key: Key) -> bool:
+        """Whether somebody who waits is to be told that there is room."""
+        _, name, to_topic = key
+        place = self.places[key]
+        return place.waits and all(
+            self.has_room(queue, place.first) for queue in self.concerned(name, to_topic=to_topic)
+        )
 
-    def has_room(self, queue: Queue, wanted: Blocked) -> bool:
-        settings = queue.settings
-        if settings.overflow is not e.Overflow.BLOCK:
+    def has_room(self, queue: Queue, wanted: Sending) -> bool:
+        settings, count, size = queue.settings, len(wanted.bodies), sum(map(len, wanted.bodies))
+        if settings.overflow is not e.Overflow.BLOCK or count > settings.max_length or size > settings.max_bytes:
             return True
-        if wanted.messages > settings.max_length or wanted.bytes > settings.max_bytes:
-            return True
-        room = max(wanted.messages, min(settings.max_length // 10, HYSTERESIS_MAX))
-        return queue.length + room <= settings.max_length and queue.bytes + wanted.bytes <= settings.max_bytes
+        room = max(count, min(settings.max_length // 10, HYSTERESIS_MAX))
+        return queue.length + room <= settings.max_length and queue.bytes + size <= settings.max_bytes
 
     @rule()
     def turn(self) -> None:
         super().turn()
-        for (_, name), wanted in self.blocked.items():
-            assert not self.is_free(name, wanted), "somebody waits for a queue that has room"
+        assert not any(self.is_free(key) for key in self.places), "somebody waits for a queue that has room"
 
     # --- the rest
 
     @rule(random=RANDOM)
     def publish_again(self, random: Random) -> None:
-        if not self.done:
+        """A batch whose confirm got lost, or so the client thinks."""
+        done = [one for one in self.done if one.publish.connection in self.connections]
+        if not done:
             return
-        one = random.choice(self.done)
-        if one.connection in self.connections:
-            again = Publish(one.connection, 1, one.name, one.sequence, one.sending.batch, 0, one.to_topic)
-            self.rig.broker.publishing.publish(again)
-            assert self.settle() == [one.confirmed._replace(duplicate=True)]
+        publish, confirmed = random.choice(done if random.random() < 0.2 else done[-2:])
+        refusal = refused(lambda: self.rig.broker.publishing.publish(publish))
+        if refusal is None:
+            assert self.settle() == [confirmed._replace(duplicate=True)]
+        else:
+            assert type(refusal) is SequenceTooOld
+            assert publish.sequence < self.oldest[publish.connection]
+            assert self.settle() == []
 
     @rule(random=RANDOM)
     def bind(self, random: Random) -> None:
         if not self.model.queues:
             return
-        number, pattern = random.choice(list(self.model.queues)), random.choice(PATTERNS)
-        patterns = self.bindings.setdefault(number, set())
-        kind: Any = e.Unbound if pattern in patterns else e.Bound
-        self.rig.broker.journal.record(kind(number, pattern, 0))
+        queue, pattern = random.choice(list(self.model.queues.values())), random.choice(PATTERNS)
+        patterns = self.bindings.setdefault(queue.number, set())
+        queues = self.rig.broker.queues
+        command: Any = queues.unbind if pattern in patterns else queues.bind
+        command(self.connection(random), 1, queue.name, pattern)
         patterns ^= {pattern}
-        assert self.settle() == []
+        (answer,) = self.settle()
+        assert isinstance(answer, f.Answer)
+        assert answer.result == {"count": 1}
 
     def disconnected(self, connection: int) -> None:
-        for place in [place for place in self.blocked if place[0] == connection]:
-            del self.blocked[place]
-
-    def deleted(self, queue: Queue) -> None:
-        self.bindings.pop(queue.number, None)
-        self.done = [one for one in self.done if one.name != queue.name]
+        super().disconnected(connection)
+        self.places = {key: place for key, place in self.places.items() if key[0] != connection}
+        self.outstanding = {key: waiting for key, waiting in self.outstanding.items() if key[0] != connection}
 
     def restarted(self) -> None:
-        self.blocked.clear()
+        super().restarted()
+        self.places.clear()
+        self.outstanding.clear()
         self.done.clear()
 
 

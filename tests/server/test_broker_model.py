@@ -7,23 +7,32 @@ import pytest
 from hypothesis import settings
 
 from tests.server.machine import long_history
-from tests.server.publishing_machine import PublishingMachine
+from tests.server.queues_machine import QueuesMachine
 from vibemq.declaration import Overflow
+from vibemq.server.limits import Limits
 
 WEIGHTS = {
     "publish": 30,
-    "publish_to_topic": 3,
+    "publish_to_topic": 6,
     "publish_again": 4,
-    "bind": 1,
-    "credit": 15,
-    "ack": 24,
+    "resend": 8,
+    "bind": 3,
+    "change": 2,
+    "rename": 2,
+    "delete_for_a_while": 2,
+    "undelete": 2,
+    "peek": 3,
+    "peek_dead_letters": 3,
+    "redrive": 4,
+    "credit": 20,
+    "ack": 30,
     "nack": 12,
     "extend": 6,
     "tick": 12,
     "turn": 6,
     "load": 20,
     "subscribe": 4,
-    "unsubscribe": 3,
+    "unsubscribe": 2,
     "connect": 2,
     "disconnect": 1,
     "declare": 3,
@@ -34,7 +43,7 @@ WEIGHTS = {
 }
 
 
-class LanesMachine(PublishingMachine):
+class LanesMachine(QueuesMachine):
     """One group of consumers for each queue."""
 
     NAMES = ("a", "a", "a", "b", "a.dlq")
@@ -62,10 +71,21 @@ class LanesMachine(PublishingMachine):
         return wanted
 
 
+class WithoutMemory(LanesMachine):
+    """The cache holds one batch, so that nearly everything is read back."""
+
+    LIMITS = Limits(cache_bytes=1, unacked_per_subscription=30)
+
+
 TestLanes = LanesMachine.TestCase
 TestLanes.settings = settings(max_examples=120, stateful_step_count=60)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(10))
 def test_long_random_histories(seed: int) -> None:
     long_history(LanesMachine(), seed, 600, WEIGHTS)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_long_random_histories_without_memory(seed: int) -> None:
+    long_history(WithoutMemory(), seed, 600, WEIGHTS | {"load": 90})

@@ -38,7 +38,10 @@ class Witness:
         self._deliveries: deque[Delivery] = deque()
         self._hear: dict[type[e.Event], Callable[[int, Any], None]] = {
             e.QueueDeclared: self._queue_declared,
+            e.QueueChanged: self._queue_changed,
+            e.QueueRenamed: self._queue_renamed,
             e.QueueDeleted: self._queue_deleted,
+            e.QueueUndeleted: self._queue_undeleted,
             e.Published: self._published,
             e.Routed: self._routed,
             e.GroupCreated: self._group_created,
@@ -57,7 +60,7 @@ class Witness:
         """What one command, or turn, has come to: events from record `first` on, and what is sent to consumers."""
         self._deliveries.extend(deliveries)
         for offset, event in enumerate(events, first):
-            if not isinstance(event, e.DeadLettered | e.Dropped | e.QueueDeclared):
+            if not isinstance(event, e.QueueDeclared) and not self._goes_on_with(event):
                 self._check_removals()
             if (hear := self._hear.get(type(event))) is not None:
                 hear(offset, event)
@@ -81,8 +84,25 @@ class Witness:
         self.model.declared(event.queue, event.name, event.settings)
 
     def _queue_deleted(self, _: int, event: e.QueueDeleted) -> None:
-        queue = self.model.queues.pop(event.queue)
+        if event.queue in self.model.deleted:  # now for good
+            queue, until_us = self.model.deleted.pop(event.queue)
+            assert until_us <= self.model.now_us
+        else:
+            queue = self.model.queues.pop(event.queue)
+            if event.until_us:
+                self.model.deleted[event.queue] = queue, event.until_us
         assert (event.count, event.bytes) == (queue.length, queue.bytes)
+
+    def _queue_undeleted(self, _: int, event: e.QueueUndeleted) -> None:
+        queue, _until_us = self.model.deleted.pop(event.queue)
+        queue.name = event.name
+        self.model.queues[event.queue] = queue
+
+    def _queue_changed(self, _: int, event: e.QueueChanged) -> None:
+        self.model.queues[event.queue].settings = event.settings
+
+    def _queue_renamed(self, _: int, event: e.QueueRenamed) -> None:
+        self.model.queues[event.queue].name = event.name
 
     def _group_created(self, _: int, event: e.GroupCreated) -> None:
         queue = self.model.queues[event.queue]
@@ -173,6 +193,11 @@ class Witness:
             copy.state = State.READY
 
     # --- messages go
+
+    def _goes_on_with(self, event: e.Event) -> bool:
+        """Whether an event is about more messages that are removed in one go with those before."""
+        is_removal = isinstance(event, e.DeadLettered | e.Dropped)
+        return is_removal and all(group is self._group(event) for group, *_ in self._removals)
 
     def _check_removals(self) -> None:
         """Of what was removed in one go the oldest went first, of the lowest lane where there was too much."""
