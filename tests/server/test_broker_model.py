@@ -39,7 +39,7 @@ WEIGHTS = {
     "purge": 1,
     "delete": 1,
     "capture_step": 16,
-    "restart": 1,
+    "restart": 3,
 }
 
 
