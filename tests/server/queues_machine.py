@@ -177,7 +177,8 @@ class QueuesMachine(PublishingMachine):
         whys = [why for why, span in zip(found.why, found.spans, strict=True) for _ in range(span[1], span[2])]
         group = self.model.queues[found.queue].groups[0] if found.queue else None
         assert shown(found) == [seen(group, copy) for copy in expected[:count] if group is not None]
-        assert whys == [self.describe(copy) for copy in expected[:count]]
+        place = self.model.queues[found.queue].name if found.queue else ""
+        assert whys == [{"queue": place, "dead": self.describe(copy)} for copy in expected[:count]]
 
     def describe(self, copy: Copy) -> dict[str, Any]:
         """What people are told of a dead letter."""
