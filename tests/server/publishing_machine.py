@@ -10,6 +10,7 @@ from tests.server.machine import RANDOM, Machine, refused
 from tests.server.model import Queue
 from tests.server.witness import Sending
 from vibemq import events as e
+from vibemq.declaration import Overflow
 from vibemq.errors import QueueBlocked, QueueFull, RequestError, SequenceTooOld, Unroutable
 from vibemq.server import effects as f
 from vibemq.server.publishing import HYSTERESIS_MAX, Publish
@@ -204,10 +205,10 @@ class PublishingMachine(Machine):
         if queue.drops_the_oldest:
             return len(sizes)
         count = queue.fitting(sizes)
-        if count == len(sizes) or settings.overflow is e.Overflow.DROP_NEWEST:
+        if count == len(sizes) or settings.overflow is Overflow.DROP_NEWEST:
             return count
         fits_ever = len(sizes) <= settings.max_length and sum(sizes) <= settings.max_bytes
-        return QueueBlocked if settings.overflow is e.Overflow.BLOCK and fits_ever else QueueFull
+        return QueueBlocked if settings.overflow is Overflow.BLOCK and fits_ever else QueueFull
 
     # --- queues that block
 
@@ -232,7 +233,7 @@ class PublishingMachine(Machine):
 
     def has_room(self, queue: Queue, wanted: Sending) -> bool:
         settings, count, size = queue.settings, len(wanted.bodies), sum(map(len, wanted.bodies))
-        if settings.overflow is not e.Overflow.BLOCK or count > settings.max_length or size > settings.max_bytes:
+        if settings.overflow is not Overflow.BLOCK or count > settings.max_length or size > settings.max_bytes:
             return True
         room = max(count, min(settings.max_length // 10, HYSTERESIS_MAX))
         return queue.length + room <= settings.max_length and queue.bytes + size <= settings.max_bytes

@@ -1,7 +1,8 @@
 """Where messages go that nobody could deal with."""
 
 from vibemq import events as e
-from vibemq.events import DeadReason, Overflow, Span
+from vibemq.declaration import Overflow
+from vibemq.events import DeadReason, Span
 from vibemq.projections.queue import Queue
 from vibemq.server.dispatch import append_span
 from vibemq.server.journal import Journal
