@@ -35,6 +35,8 @@ from vibemq.server.limits import Limits
 from vibemq.server.queues import Queues
 from vibemq.server.rates import Bucket
 
+_TAKES_ALL = frozenset({Overflow.DROP_OLDEST, Overflow.DEAD_LETTER})
+"""A queue with one of these makes room afterwards."""
 EXPECTED_MAX = 2_000
 """So many refused batches are remembered at one place: twice what a client may have on its way."""
 HYSTERESIS_MAX = 100
@@ -164,7 +166,7 @@ class Publishing:
             RequestError: a limit, a full queue, no queue, or a sequence that is not remembered any more.
         """
         publisher = self._publishers[publish.connection]
-        place = publisher.places.get((publish.name, publish.to_topic))
+        place = publisher.places.get((publish.name, publish.to_topic)) if publisher.places else None
         is_new = not publish.sequence or (place is not None and place.expects(publish.sequence))
         if not is_new and publisher.producer and self._confirm_duplicate(publisher, publish):
             return
@@ -229,11 +231,13 @@ class Publishing:
         if queue is None:
             self._check_fits_empty(publish.name, publish.batch)
             queue = self._queues.named_or_new(publish.name, publish.connection)
-        batch = _front(publish.batch, self._admit(publisher, publish, queue))
-        count, size = (batch.count, batch.record_bytes) if batch is not None else (0, 0)
-        lane = publish.batch.priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE
+        wanted = publish.batch
+        count = self._admit(publisher, publish, queue)
+        batch = wanted if count == wanted.count else _front(wanted, count)
+        size = batch.record_bytes if batch is not None else 0
+        lane = wanted.priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE
         first = queue.next.get(lane, 1)
-        producer, sequence, dropped = publisher.producer, publish.sequence, publish.batch.count - count
+        producer, sequence, dropped = publisher.producer, publish.sequence, wanted.count - count
         event = e.Published(
             queue.id,
             lane,
@@ -250,7 +254,9 @@ class Publishing:
         offset = self._journal.record(event, (batch.data,) if batch is not None else ())
         if batch is not None:
             self._keep(queue, lane, first, offset, batch, dead=False)
-        self._confirm(publish, Accepted(sequence, count + dropped, offset, first, dropped), duplicate=False)
+        self._journal.effects.append(
+            Confirmed(offset + 1, publish.connection, publish.request, offset, first, False, dropped)
+        )
 
     def _keep(self, queue: Queue, lane: int, first: int, offset: int, batch: Batch, *, dead: bool) -> None:
         """Keep a new batch in memory, if its turn is likely to come before it would have to go."""
@@ -313,7 +319,7 @@ class Publishing:
         settings, batch = queue.settings, publish.batch
         if settings.publish_rate:
             self._check_rate(publisher, publish, self._bucket(queue), f"queue {queue.name!r}")
-        if settings.overflow is Overflow.DROP_OLDEST or settings.overflow is Overflow.DEAD_LETTER:
+        if settings.overflow in _TAKES_ALL:
             taken = batch.count
         else:
             taken = self._fitting(queue, batch)
@@ -326,7 +332,12 @@ class Publishing:
     def _fitting(self, queue: Queue, batch: Batch) -> int:
         """How many messages from the front of a batch a queue has room for."""
         settings = queue.settings
-        room, room_bytes = settings.max_length - queue.length, settings.max_bytes - queue.bytes
+        group = queue.groups.get(DEFAULT_GROUP)
+        if group is not None:  # what queue.length and queue.bytes are in this case, without the way there
+            room = settings.max_length - group.length(queue.next)
+            room_bytes = settings.max_bytes - queue.total_bytes + queue.settled_bytes
+        else:
+            room, room_bytes = settings.max_length - queue.length, settings.max_bytes - queue.bytes
         if batch.count <= room and batch.record_bytes <= room_bytes:
             return batch.count
         count = size = 0
@@ -439,6 +450,4 @@ class Publishing:
 
 def _front(batch: Batch, count: int) -> Batch | None:
     """The first messages of a batch, or None for none."""
-    if count == batch.count:
-        return batch
     return Batch(b"".join(batch.cut(0, count))) if count else None
