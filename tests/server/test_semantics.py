@@ -1,6 +1,9 @@
 """Edge cases of docs/semantics.md, where the whole broker would only be in the way."""
 
+import pytest
+
 from tests.server.rig import Rig, batch_of
+from vibemq.errors import QueueFull
 from vibemq.server.broker import Subscribing
 from vibemq.server.publishing import Publish
 
@@ -25,11 +28,12 @@ class Desk:
         """Create a queue."""
         self.broker.queues.declare(self.connection, self.request, name, settings)
 
-    def publish(self, name: str, *bodies: bytes) -> None:
+    def publish(self, name: str, *bodies: bytes, to_topic: bool = False) -> None:
         """One batch, and the end of the turn."""
-        sequence = self._sequences + 1
+        first = self._sequences + 1
         self._sequences += len(bodies)
-        self.broker.publishing.publish(Publish(self.connection, self.request, name, sequence, batch_of(bodies)))
+        batch = batch_of(bodies)
+        self.broker.publishing.publish(Publish(self.connection, self.request, name, first, batch, 0, to_topic))
         self.broker.end_turn()
 
     def consume(self, name: str, messages: int, group: str | None = None, start: str = "tail") -> int:
@@ -56,3 +60,15 @@ def test_a_group_loses_nothing_for_the_bytes_that_another_is_behind() -> None:
     assert desk.lengths("q") == {"quick": 2, "slow": 3}
     desk.publish("q", b"0123456789")
     assert desk.lengths("q") == {"quick": 3, "slow": 3}
+
+
+def test_what_one_queue_of_a_topic_refuses_does_not_count_for_the_rate_of_another() -> None:
+    desk = Desk()
+    for name, settings in (("slow", {"publish_rate": 1}), ("small", {"max_length": 1})):
+        desk.declare(name, **settings)
+        desk.broker.queues.bind(desk.connection, desk.request, name, "news")
+    desk.publish("small", b"full")
+    with pytest.raises(QueueFull, match="small"):
+        desk.publish("news", b"refused", to_topic=True)
+    desk.publish("slow", b"the first of this second")
+    assert desk.lengths("slow") == {"": 1}

@@ -254,6 +254,8 @@ class Publishing:
         offset = self._journal.record(event, (batch.data,) if batch is not None else ())
         if batch is not None:
             self._keep(queue, lane, first, offset, batch, dead=False)
+        if queue.settings.publish_rate:
+            self._bucket(queue).take(count, self._journal.now_us)
         self._journal.effects.append(
             Confirmed(offset + 1, publish.connection, publish.request, offset, first, False, dropped)
         )
@@ -298,6 +300,8 @@ class Publishing:
         offset = self._journal.record(event, (batch.data,))
         for queue, (_, lane, first) in zip(takers, targets, strict=True):
             self._keep(queue, lane, first, offset, batch, dead=unroutable)
+            if queue.settings.publish_rate:
+                self._bucket(queue).take(batch.count, self._journal.now_us)
         dropped = 0 if takers else batch.count
         self._confirm(publish, Accepted(publish.sequence, batch.count, offset, 0, dropped), duplicate=False)
 
@@ -325,8 +329,6 @@ class Publishing:
             taken = self._fitting(queue, batch)
             if taken < batch.count and settings.overflow is not Overflow.DROP_NEWEST:
                 self._refuse(publisher, publish, queue)
-        if settings.publish_rate:
-            self._bucket(queue).take(taken, self._journal.now_us)
         return taken
 
     def _fitting(self, queue: Queue, batch: Batch) -> int:
