@@ -148,6 +148,22 @@ def test_a_pull_from_a_queue_that_goes_away_raises() -> None:
     with_client(test)
 
 
+def test_that_a_queue_went_away_between_pulls_is_told_before_the_queue_is_asked_for_again() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        pulls(broker)
+        assert await client.pull("q") == []
+        connection = broker.connections[0]
+        connection.send(m.Ended(subscription=1, code=UnknownQueue.code, text="the queue was deleted"))
+        await client.ping()
+        with pytest.raises(UnknownQueue, match="deleted"):
+            await client.pull("q")
+        assert len(sent(connection, m.Subscribe)) == 1
+        assert await client.pull("q") == []
+        assert len(sent(connection, m.Subscribe)) == 2
+
+    with_client(test)
+
+
 def test_a_pull_that_is_not_answered_times_out() -> None:
     async def test(broker: FakeBroker) -> None:
         async with vibemq.connect(broker.url, timeout=0.03) as client:

@@ -44,6 +44,7 @@ class Puller:
         """
         try:
             async with asyncio.timeout(timeout + wait_ms / 1_000), self._turn:
+                self._raise_error()  # before a queue that is gone is created once more by subscribing to it
                 while True:
                     subscription = await self._subscribed()
                     await self._ask(subscription, most, wait_ms)
