@@ -9,6 +9,7 @@ from tests.client.fake_broker import FakeBroker, deliver, sent, settle_loop, wit
 from vibemq.client import Client
 from vibemq.errors import RequestTimeout, UnknownQueue, UsageError
 from vibemq.protocol import messages as m
+from vibemq.protocol.fields import RUNS_MAX
 
 
 def bodies(count: int, start: int = 0) -> list[bytes]:
@@ -99,6 +100,27 @@ def test_a_cancelled_pull_leaves_the_leases_of_what_was_pulled_before() -> None:
         await cancelled(broker, asyncio.create_task(client.pull("q", 2, wait=60)))
         await settle_loop()
         assert len(sent(connection, m.Unsubscribe)) == 1  # now nothing is held
+
+    with_client(test)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_acks_that_are_about_to_be_sent_come_before_a_cancelled_pull_gives_up(step: int) -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        count = RUNS_MAX * step + 1  # every second one is more than a request holds
+        pulls(broker, bodies(count))
+        batch = await client.pull("q", count)
+        del broker.answers[m.Credit]
+        pulling = asyncio.create_task(client.pull("q", 1, wait=60))
+        await broker.next(m.Credit)
+        acking = [asyncio.create_task(client.ack_all(batch[at::step])) for at in range(step)]
+        pulling.cancel()
+        await asyncio.gather(pulling, *acking, return_exceptions=True)
+        assert [task.exception() for task in acking] == [None] * step
+        connection = broker.connections[0]
+        kinds = [type(one) for one in connection.received if isinstance(one, m.Ack | m.Unsubscribe)]
+        assert m.Ack in kinds
+        assert m.Ack not in kinds[kinds.index(m.Unsubscribe) :] if m.Unsubscribe in kinds else True
 
     with_client(test)
 

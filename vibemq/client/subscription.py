@@ -179,11 +179,14 @@ class Subscription:
         """
         self.flush()
         self._check()
-        self.settled += sum(end - first for first, end in runs)
         pieces = list(in_pieces(runs))
-        await asyncio.gather(*(self._settle_piece(piece, failure) for piece in pieces))
+        if len(pieces) == 1:  # nearly always, and this sends it at once
+            await self._settle_piece(pieces[0], failure)
+        else:
+            await asyncio.gather(*(self._settle_piece(piece, failure) for piece in pieces))
 
     async def _settle_piece(self, piece: tuple[tuple[int, int], ...], failure: Failure | None) -> None:
+        self.settled += sum(end - first for first, end in piece)  # not before it is sent: a pull may be given up then
         await self._subscriptions.requests.call(
             lambda number: request_of(self.number, failure, piece, number), what="ack", lost=_lost()
         )
