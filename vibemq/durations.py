@@ -37,3 +37,11 @@ def milliseconds(duration: Duration, what: str) -> int:
     if not math.isfinite(seconds) or seconds < 0:
         raise UsageError(f"{what} is {duration}: a duration is a number of seconds from 0 on")
     return round(seconds * 1_000)
+
+
+def text_of(duration_ms: int) -> str:
+    """A duration as people write it, in the largest unit that gives a whole number: 90,000 ms are "90s"."""
+    if not duration_ms:
+        return "0s"
+    unit, size = next((unit, size) for unit, size in reversed(_UNITS_MS.items()) if duration_ms % size == 0)
+    return f"{duration_ms // size}{unit}"

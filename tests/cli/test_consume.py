@@ -108,6 +108,16 @@ def test_peek_prints_and_takes_nothing(broker: ServedBroker) -> None:
     assert broker.lines("consume", "peeked", "--count", "1")[0] == peeked
 
 
+def test_peek_shows_a_long_queue_with_priorities_to_its_end(broker: ServedBroker) -> None:
+    broker.run("queue", "declare", "ranked", "--mode", "priority")
+    text = b"".join(b"%d\n" % number for number in range(700))
+    for priority in ("low", "high"):
+        broker.run("publish", "ranked", "--stdin-lines", "--priority", priority, stdin=text)
+    assert broker.run("consume", "ranked", "--peek").stdout == text * 2
+    assert broker.run("consume", "ranked", "--peek", "--count", "701").stdout == text + b"0\n"
+    assert counts(broker, "ranked") == (1_400, 0)
+
+
 def test_peek_of_a_queue_that_is_not_there_fails(broker: ServedBroker) -> None:
     done = broker.run("consume", "nowhere", "--peek")
     assert done.returncode == 1

@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.processes import ROOT, ServedBroker, environment, served
 from vibemq.batch import HEADER_BYTES_MAX
-from vibemq.cli import bench, consume, publish, queue, serve
+from vibemq.cli import bench, consume, dlq, group, publish, queue, serve
 from vibemq.cli.main import COMMANDS
 from vibemq.declaration import QueueSettings
 from vibemq.protocol.fields import NAME_BYTES_MAX
@@ -24,6 +24,7 @@ from vibemq.server.limits import Limits
 from vibemq.server.publishing import EXPECTED_MAX
 
 CLI: Final = (ROOT / "docs" / "cli.md").read_text("utf-8")
+README: Final = (ROOT / "README.md").read_text("utf-8")
 LIMITS: Final = (ROOT / "docs" / "limits.md").read_text("utf-8")
 SIZES: Final = ((1 << 40, "TiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 TIMES: Final = ((3_600_000, "h"), (60_000, "min"), (1_000, "s"))
@@ -64,7 +65,7 @@ def test_every_command_and_option_is_on_the_page() -> None:
         own = {name for one in command.params if isinstance(one, click.Option) for name in one.opts}
         return own.union(*map(options, below))
 
-    wanted = set().union(*(options(module.command) for module in (bench, consume, publish, queue, serve)))
+    wanted = set().union(*(options(module.command) for module in (bench, consume, dlq, group, publish, queue, serve)))
     assert {name for name in wanted if not re.search(rf"{name}\b", CLI)} == set()
     assert {name for name in COMMANDS if f"vibemq {name} " not in CLI} == set()
 
@@ -75,16 +76,41 @@ def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedBroker]:
         yield broker
 
 
-def test_the_sessions_on_the_page_are_what_happens(fresh: ServedBroker, tmp_path: Path) -> None:
-    vibemq = tmp_path / "vibemq"
+def same(text: str) -> str:
+    """A session without what differs each time: ids, times, and the width of the columns that they stand in."""
+    text = re.sub(r'"id":"[^"]*"', '"id":"ID"', text)
+    text = re.sub(r'"published_at":"[^"]*"', '"published_at":"TIME"', text)
+    text = re.sub(r"\b\d+-\d\b", "ID", re.sub(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", "TIME", text))
+    return re.sub(r"(ID|id) +", r"\1  ", text)
+
+
+def sessions(page: str, broker: ServedBroker, folder: Path) -> Iterator[tuple[str, str, str]]:
+    """Each command of a page, what it prints there, and what it prints when it is run against a broker."""
+    vibemq = folder / "vibemq"
     vibemq.write_text(f'#!/bin/sh\nexec {sys.executable} -m vibemq "$@"\n')
     vibemq.chmod(0o755)
-    found = environment(fresh.url)
-    found["PATH"] = f"{tmp_path}{os.pathsep}{found['PATH']}"
-    for session in re.findall(r"```console\n(.*?)```", CLI, re.DOTALL):
+    found = environment(broker.url)
+    found["PATH"] = f"{folder}{os.pathsep}{found['PATH']}"
+    for session in re.findall(r"```console\n(.*?)```", page, re.DOTALL):
         for command, expected in re.findall(r"^\$ ([^\n]*)\n((?:(?!\$ )[^\n]*\n)*)", session, re.MULTILINE):
             done = subprocess.run(
-                ["/bin/sh", "-c", command], env=found, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+                ["/bin/sh", "-c", command],
+                env=found,
+                cwd=broker.data.parent,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                check=False,
             )
-            text = re.sub(r'"id":"[^"]*"', '"id":"ID"', done.stdout.decode())
-            assert re.sub(r'"published_at":"[^"]*"', '"published_at":"TIME"', text) == expected, command
+            yield command, same(expected), same(done.stdout.decode())
+
+
+def test_the_sessions_on_the_page_are_what_happens(fresh: ServedBroker, tmp_path: Path) -> None:
+    for command, expected, printed in sessions(CLI, fresh, tmp_path):
+        assert printed == expected, command
+
+
+def test_what_the_readme_shows_is_what_happens(tmp_path: Path) -> None:
+    with served(tmp_path / "vibemq-data") as broker:
+        for command, expected, printed in sessions(README, broker, tmp_path):
+            pattern = re.escape(expected).replace(re.escape("..."), ".*")
+            assert re.fullmatch(pattern, printed, re.DOTALL), command

@@ -3,6 +3,7 @@ import shlex
 import socket
 import subprocess
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -25,6 +26,24 @@ def test_the_help_lists_every_command() -> None:
     assert all(name in text and line in text for name, line in COMMANDS.items())
 
 
+def commands(path: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """A command and those below it."""
+    yield path, command
+    for name, below in command.commands.items() if isinstance(command, click.Group) else ():
+        yield from commands((*path, name), below)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_says_it_shortly_and_shows_examples_as_they_are_written(name: str) -> None:
+    for path, command in commands((name,), importlib.import_module(f"vibemq.cli.{name}").command):
+        text = command.get_help(click.Context(command, info_name=" ".join(path), terminal_width=80))
+        assert "\\b" not in text
+        assert len(path) == 1 or not command.get_short_help_str(62).endswith("..."), path
+        for line in (command.epilog or "\b").split("\n")[1:]:
+            assert line in text
+            assert not line.startswith("  vibemq") or line.split()[1] in COMMANDS
+
+
 def test_the_version() -> None:
     assert run("--version").stdout.startswith(b"vibemq ")
 
@@ -38,11 +57,19 @@ def test_the_version() -> None:
         ["publish", "q", "x", "--stdin-lines"],
         ["publish", "q", "x", "--header", "no-equals-sign"],
         ["publish", "q", "x", "--priority", "10"],
+        ["publish", "q", "x", "--priority", "urgent"],
+        ["publish", "q", "x", "--ttl", "soon"],
+        ["publish", "q", "x", "--key", ""],
         ["publish", "q", "--file", "/no/such/file"],
         ["publish", "q", "x", "--url", "http://127.0.0.1"],
         ["consume", "q", "--follow", "--peek"],
         ["consume", "q", "--follow", "--count", "1"],
         ["consume", "q", "--count", "0"],
+        ["consume", "q", "--from", "somewhere"],
+        ["consume", "q", "--from", "99999999999999999999"],
+        ["consume", "q", "--peek", "--from", "tail"],
+        ["consume", "q", "--peek", "--from", "1h"],
+        ["consume", "q", "--peek", "--exclusive"],
         ["queue", "rename"],
         ["bench", "--batch", "1", "--concurrency", "1"],
         ["bench", "--mode", "sync", "--rate", "5"],

@@ -177,8 +177,75 @@ def test_it_rides_through_restarts_without_storing_a_line_twice(tmp_path: Path) 
         assert bodies(broker, "ridden") == [b"%d" % at for at in range(30_000)]
 
 
-@pytest.mark.parametrize("option", [("--ttl", "30s"), ("--delay", "5m"), ("--priority", "9")])
-def test_what_the_broker_cannot_do_yet_is_refused_by_name(broker: ServedBroker, option: tuple[str, str]) -> None:
-    done = broker.run("publish", "later", "x", *option)
+def test_higher_priorities_come_first_and_each_in_order(broker: ServedBroker) -> None:
+    broker.run("queue", "declare", "urgent", "--mode", "priority")
+    for priority in ("low", "7", "normal", "critical", "high"):
+        broker.run("publish", "urgent", f"{priority} 1", f"{priority} 2", "--priority", priority)
+    broker.run("publish", "urgent", "none")
+    found = broker.run("consume", "urgent", "--peek").stdout
+    assert found == b"critical 1\ncritical 2\n7 1\n7 2\nhigh 1\nhigh 2\nnormal 1\nnormal 2\nnone\nlow 1\nlow 2\n"
+    assert broker.run("consume", "urgent").stdout == found
+
+
+def test_what_lives_for_too_short_a_time_is_not_delivered(broker: ServedBroker) -> None:
+    broker.run("publish", "mortal", "short", "--ttl", "1ms")
+    broker.run("publish", "mortal", "long", "--ttl", "1h", "--stdin-lines", stdin=b"")
+    assert broker.run("publish", "mortal", "long", "--ttl", "1h").returncode == 0
+    assert broker.run("consume", "mortal").stdout == b"long\n"
+    assert [one["dead"]["reason"] for one in broker.lines("dlq", "list", "mortal")] == ["expired"]
+
+
+def test_a_key_goes_with_every_message(broker: ServedBroker) -> None:
+    broker.run("publish", "keyed", "--stdin-lines", "--key", "customer-7", "--header", "k=v", stdin=b"a\nb\n")
+    assert [one["headers"] for one in broker.lines("consume", "keyed")] == [{"k": "v", "key": "customer-7"}] * 2
+
+
+def test_a_topic_goes_to_every_queue_that_is_bound_to_it(broker: ServedBroker) -> None:
+    for queue in ("eu", "all"):
+        broker.run("queue", "declare", queue)
+    broker.run("queue", "bind", "eu", "sales.eu.*")
+    broker.run("queue", "bind", "all", "sales.#")
+    (receipt,) = broker.lines("publish", "sales.eu.shoes", "x", "--to-topic", "--header", "k=v", "--priority", "high")
+    assert receipt.pop("id")
+    assert receipt == {"topic": "sales.eu.shoes", "sequence": None, "duplicate": False, "dropped": False}
+    assert broker.run("publish", "sales.us.hats", "--stdin-lines", "--to-topic", stdin=b"y\nz\n").returncode == 0
+    assert [one["headers"] for one in broker.lines("consume", "eu")] == [{"k": "v", "topic": "sales.eu.shoes"}]
+    assert broker.run("consume", "all").stdout == b"x\ny\nz\n"
+    done = broker.run("publish", "nobody.is.there", "x", "--to-topic")
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert b"nobody.is.there" in done.stderr
+
+
+def test_what_a_full_queue_drops_is_told(broker: ServedBroker) -> None:
+    broker.run("queue", "declare", "lossy", "--max-length", "3", "--overflow", "drop-newest")
+    done = broker.run("publish", "lossy", "a", "b", "c", "d", "e", "--json")
     assert done.returncode == 1
-    assert option[0].removeprefix("--").encode() in done.stderr
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(one["sequence"], one["dropped"]) for one in found] == [
+        *((number, False) for number in (1, 2, 3)),
+        *[(None, True)] * 2,
+    ]
+    assert b"2 of 5 messages were dropped: 'lossy' is full" in done.stderr
+    done = broker.run("publish", "lossy", "--stdin-lines", stdin=b"f\ng\n")
+    assert done.returncode == 1
+    assert b"2 of 2 messages were dropped" in done.stderr
+    assert bodies(broker, "lossy") == [b"a", b"b", b"c"]
+
+
+def test_a_queue_that_blocks_lets_the_publisher_wait(broker: ServedBroker) -> None:
+    broker.run("queue", "declare", "narrow", "--max-length", "1", "--overflow", "block")
+    assert broker.run("publish", "narrow", "a").returncode == 0
+    with broker.begin("publish", "narrow", "b") as publishing:
+        assert broker.run("consume", "narrow", "--count", "2").stdout == b"a\nb\n"
+        assert publishing.wait(PATIENCE_SECONDS) == 0
+    broker.run("publish", "narrow", "c")
+    done = broker.run("publish", "narrow", "d", "--timeout", "0.2")
+    assert done.returncode == 1
+    assert b"it was not stored" in done.stderr
+
+
+def test_a_delay_is_refused_by_name(broker: ServedBroker) -> None:
+    done = broker.run("publish", "later", "x", "--delay", "5m")
+    assert done.returncode == 1
+    assert b"--delay" in done.stderr
+    assert "later" not in {queue["name"] for queue in broker.lines("queue", "list")}

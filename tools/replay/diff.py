@@ -10,10 +10,11 @@ from typing import NamedTuple, Protocol
 
 from vibemq.errors import FormatUnsupported
 from vibemq.history.audit import Recorded
+from vibemq.history.printable import plain
 from vibemq.history.replay import kind_of
 from vibemq.history.source import History, Progress
 from vibemq.history.times import rfc3339
-from vibemq.history.wording import facts, plain
+from vibemq.history.wording import facts
 
 
 class Stored(Recorded, Protocol):

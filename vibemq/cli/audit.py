@@ -11,9 +11,10 @@ from vibemq.cli.output import print_json
 from vibemq.cli.progress_bar import ProgressBar
 from vibemq.errors import UsageError
 from vibemq.history.audit import KINDS, Entry, Filter, MessageId, select
+from vibemq.history.printable import plain
 from vibemq.history.source import History
 from vibemq.history.times import parse_time, rfc3339
-from vibemq.history.wording import facts, plain
+from vibemq.history.wording import facts
 
 PAGE = 500
 """So many lines are printed at a time, and decide how wide the columns are."""

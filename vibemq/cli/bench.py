@@ -18,6 +18,7 @@ import click
 import msgspec
 
 from vibemq.cli.connecting import Broker, broker_options
+from vibemq.cli.examples import lines
 from vibemq.cli.latency import merged, percentiles_ms
 from vibemq.cli.load import Outcome, Plan
 from vibemq.cli.output import print_json, print_table
@@ -124,7 +125,17 @@ def _start() -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - this interpreter
 
 
-@click.command(name="bench")
+@click.command(
+    name="bench",
+    epilog=lines(
+        "Modes",
+        "publish      messages that are confirmed",
+        "consume      a backlog that is consumed and acked",
+        "end-to-end   both at the same time",
+        "latency      end to end at a fixed rate (default 1000), from when it was due",
+        "sync         one confirmed publish at a time",
+    ),
+)
 @click.option("--mode", type=click.Choice(MODES), default="end-to-end", show_default=True, help="What to measure.")
 @click.option("--messages", type=click.IntRange(min=1), help="How many.  [default: 1000000; latency 10000, sync 5000]")
 @click.option("--size", type=click.IntRange(min=0), default=256, show_default=True, help="Bytes of a message.")
@@ -151,15 +162,7 @@ def command(
     queue: str | None,
     as_json: bool,
 ) -> None:
-    r"""Put load on a running broker, and print messages a second and percentiles of latencies.
-
-    \b
-    publish      messages that are confirmed
-    consume      a backlog that is consumed and acked
-    end-to-end   both at the same time
-    latency      end to end at a fixed rate (default 1000), from when a message was due
-    sync         one confirmed publish at a time
-    """
+    """Put load on a running broker, and print messages a second and percentiles of latencies."""
     if batch is not None and concurrency is not None:
         raise click.UsageError("Give either --batch or --concurrency.")
     if rate is not None and mode in {"consume", "sync"}:
@@ -206,7 +209,7 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
 
 def _empty(broker: Broker, queue: str) -> None:
     try:
-        broker.run("bench", lambda client: client.delete(queue))
+        broker.run("bench", lambda client: client.delete(queue, grace=0))
     except UnknownQueue:
         return
 

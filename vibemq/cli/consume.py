@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Final
 
@@ -19,7 +20,10 @@ import click
 
 import vibemq
 from vibemq.cli.connecting import Broker, broker_options, in_thread
+from vibemq.cli.examples import examples
 from vibemq.cli.output import message_line
+from vibemq.cli.parameters import POSITION
+from vibemq.client import StartAt
 from vibemq.errors import LeaseLost, RequestTimeout, VibeMQError
 
 PULL_MESSAGES: Final = 1000
@@ -31,6 +35,10 @@ END_SECONDS: Final = 2.0
 """How long, once a signal came, to wait for what is under way."""
 PEEK_MESSAGES: Final = 500
 STDOUT: Final = 1
+IN_VAIN: Final = (
+    "nothing came, as the queue fans out and this was a new group that began at its tail: name one with --group, begin "
+    "elsewhere with --from, or wait with --follow or --count"
+)
 
 
 class Stdout:
@@ -85,59 +93,127 @@ def _raw_line(message: vibemq.Message | vibemq.PeekedMessage) -> bytes:
     return message.body + b"\n"
 
 
-@click.command(name="consume")
+@click.command(
+    name="consume",
+    epilog=examples(
+        "vibemq consume orders --count 10 --json",
+        "vibemq consume events --group billing --from head",
+        "vibemq consume events --follow --from 10m",
+    ),
+)
 @click.argument("queue")
 @click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after N messages, and wait for them.")
 @click.option("--follow", is_flag=True, help="Never end: wait for more.")
 @click.option("--peek", is_flag=True, help="Print what is ready, and take nothing.")
+@click.option("--group", metavar="NAME", help="Take part in this group of a queue that fans out; made if need be.")
+@click.option(
+    "--from",
+    "start",
+    type=POSITION,
+    metavar="PLACE",
+    help="Where a new group begins: tail (the default), head, a sequence, or a time (RFC 3339, or 10m for ten minutes "
+    "ago). With --peek: the sequence to begin at.",
+)
+@click.option("--exclusive", is_flag=True, help="Nobody else may take part meanwhile.")
 @click.option("--json", "as_json", is_flag=True, help="Print messages as JSON lines, with all that is known of them.")
 @broker_options
-def command(broker: Broker, queue: str, count: int | None, follow: bool, peek: bool, as_json: bool) -> None:
+def command(
+    broker: Broker,
+    queue: str,
+    count: int | None,
+    follow: bool,
+    peek: bool,
+    group: str | None,
+    start: StartAt | None,
+    exclusive: bool,
+    as_json: bool,
+) -> None:
     """Print the messages of QUEUE, one a line, and take them from it.
 
-    Ends when the queue is empty. A message is acked once stdout has taken it.
+    Ends when the queue is empty. A message is acked once stdout has taken it. A queue that fans out gives every message
+    to each of its groups; without --group this is a new one of its own, which is deleted a minute after it.
     """
     if follow and (peek or count is not None):
         raise click.UsageError("--follow never ends: leave out --peek and --count.")
     stdout = Stdout(message_line if as_json else _raw_line)
     if peek:
-        broker.run("consume", lambda client: peek_at(client, queue, count, stdout))
+        _peek(broker, queue, group, count, start, stdout, exclusive=exclusive)
         return
-    consumer = Consumer(queue, count, stdout, follow=follow)
+    share = Share(queue, group, "tail" if start is None else start, exclusive=exclusive)
+    consumer = Consumer(share, count, stdout, follow=follow)
     try:
         broker.run("consume", consumer.consume)
     finally:
         if consumer.void:
             click.echo(f"vibemq: {consumer.void} messages were printed and their acks lost: they come again", err=True)
+    if consumer.in_vain:
+        click.echo(f"vibemq: {IN_VAIN}", err=True)
 
 
-async def peek_at(client: vibemq.Client, queue: str, count: int | None, stdout: Stdout) -> None:
-    """Print what is ready now, at most `count` messages."""
-    next_sequence = (await client.show_queue(queue))["next_sequence"]
-    assert isinstance(next_sequence, int)
-    start, left = 0, count if count is not None else next_sequence
-    while left > 0 and not stdout.broken:
-        found = await client.peek(queue, start, min(left, PEEK_MESSAGES))
-        some = [message for message in found if message.sequence < next_sequence]
-        if not some:
-            return
-        await stdout.write(some)
-        left -= len(some)
-        start = some[-1].sequence + 1
+def _peek(
+    broker: Broker,
+    queue: str,
+    group: str | None,
+    count: int | None,
+    start: StartAt | None,
+    stdout: Stdout,
+    *,
+    exclusive: bool,
+) -> None:
+    if exclusive:
+        raise click.UsageError("--peek takes nothing: leave out --exclusive.")
+    first = 0 if start is None or start == "head" else start
+    if not isinstance(first, int):
+        raise click.UsageError("--peek begins at the head or at a sequence: --from takes no tail and no time then.")
+    broker.run("consume", lambda client: peek_at(client, queue, group, first, count, stdout))
+
+
+async def peek_at(
+    client: vibemq.Client, queue: str, group: str | None, start: int, count: int | None, stdout: Stdout
+) -> None:
+    """Print what is ready now from sequence `start` on, at most `count` messages."""
+    facts = await client.show_queue(queue)
+    end = facts["next_sequence"]
+    assert isinstance(end, int)
+    left = end if count is None else count
+    # Where there are priorities each has sequences of its own.
+    for priority in reversed(range(10)) if facts["mode"] == "priority" else [None]:
+        at = start
+        while left > 0 and not stdout.broken:
+            found = await client.peek(queue, at, min(left, PEEK_MESSAGES), group, priority=priority)
+            some = [message for message in found if message.sequence < end]
+            if not some:
+                break
+            await stdout.write(some)
+            left -= len(some)
+            at = some[-1].sequence + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What of a queue is consumed."""
+
+    queue: str
+    group: str | None
+    start: StartAt
+    exclusive: bool
 
 
 class Consumer:
     """Takes messages from a queue until it is empty, `count` came, the reader of stdout has gone, or for ever."""
 
-    def __init__(self, queue: str, count: int | None, stdout: Stdout, *, follow: bool) -> None:
+    def __init__(self, share: Share, count: int | None, stdout: Stdout, *, follow: bool) -> None:
         """Prepare; `consume` does it."""
-        self._queue, self._left, self._stdout, self._follow = queue, count, stdout, follow
+        self._share, self._left, self._stdout, self._follow = share, count, stdout, follow
         self._until_empty = not follow and count is None
+        self._seen = False
         self._acks: set[asyncio.Task[None]] = set()
         self._failure: VibeMQError | None = None
         self._ended = False
         self.void = 0
         """Messages that were printed and whose ack was lost with the connection: they come again, or have by now."""
+        self.in_vain = False
+        """Whether nothing could ever come."""
 
     async def consume(self, client: vibemq.Client) -> None:
         """Do it. A signal ends it in order; when nothing else would have, that is its normal end.
@@ -154,6 +230,8 @@ class Consumer:
                 raise
         else:
             await self._acked(0)
+            if self._until_empty and not self._seen and self._share.group is None and self._share.start == "tail":
+                self.in_vain = "groups" in await client.show_queue(self._share.queue)
 
     async def _loop(self) -> None:
         gone = self._stdout.when_gone()
@@ -172,6 +250,7 @@ class Consumer:
 
     async def _next(self, batch: list[vibemq.Message]) -> None:
         """Print what a pull brought, or see what it means that it brought nothing. The next pull runs meanwhile."""
+        self._seen = self._seen or bool(batch)
         if batch and self._left is not None:
             self._left -= len(batch)
             self._ended = self._left == 0
@@ -191,9 +270,12 @@ class Consumer:
         if self._ended:
             return []
         most = PULL_MESSAGES if self._left is None else min(PULL_MESSAGES, self._left)
+        wait, share = 0 if self._until_empty else WAIT_SECONDS, self._share
         while True:
             try:
-                return await self._client.pull(self._queue, most, 0 if self._until_empty else WAIT_SECONDS)
+                return await self._client.pull(
+                    share.queue, most, wait, group=share.group, start=share.start, exclusive=share.exclusive
+                )
             except RequestTimeout as problem:
                 if not self._follow:
                     raise

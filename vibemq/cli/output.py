@@ -1,15 +1,21 @@
 """What commands print: JSON lines for programs, tables and lines for people."""
 
 import base64
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import click
 import msgspec
 
 from vibemq.errors import InvalidRequest
+
+FRAME: Final = 3
+"""What a frame adds to the width of a column."""
+UNBROKEN: Final = 20
+"""Cells of that width are never broken; wider ones are, where there is no room."""
 
 _encoder = msgspec.json.Encoder()
 
@@ -57,6 +63,11 @@ def json_line(value: object) -> bytes:
 
 def message_line(message: Printable) -> bytes:
     """A message in the shape of the public contract, as one line of JSON."""
+    return json_line(message_fields(message))
+
+
+def message_fields(message: Printable) -> dict[str, Any]:
+    """A message in the shape of the public contract."""
     body = message.body
     fields: dict[str, Any] = {"id": message.id, "queue": message.queue, "sequence": message.sequence}
     try:
@@ -71,7 +82,7 @@ def message_line(message: Printable) -> bytes:
     fields["attempt"] = message.attempt
     fields["redelivered"] = message.redelivered
     fields["published_at"] = message.published_at
-    return json_line(fields)
+    return fields
 
 
 def print_json(values: Iterable[object]) -> None:
@@ -80,16 +91,19 @@ def print_json(values: Iterable[object]) -> None:
     sys.stdout.buffer.flush()
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print a table: framed on a terminal, bare columns elsewhere. Columns of numbers are aligned to the right."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], spare: Sequence[str] = ()) -> None:
+    """Print a table: framed on a terminal, bare columns elsewhere. Columns of numbers are aligned to the right.
+
+    A terminal that is too narrow for all columns goes without those that are `spare`, the first of them first.
+    """
     framed = sys.stdout.isatty()
     cells = [[_text(value, grouped=framed) for value in row] for row in rows]
-    numeric = [bool(rows) and all(_is_number(row[at]) for row in rows) for at in range(len(columns))]
-    if framed:
-        _print_framed(columns, cells, numeric)
-        return
+    numeric = [_are_numbers([row[at] for row in rows if row[at] != ""]) for at in range(len(columns))]
     lines = [list(columns), *cells]
     widths = [max(len(line[at]) for line in lines) for at in range(len(columns))]
+    if framed:
+        _print_framed(lines, widths, numeric, _fitting(columns, widths, spare))
+        return
     for line in lines:
         padded = (
             cell.rjust(width) if right else cell.ljust(width)
@@ -98,16 +112,29 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Non
         click.echo("  ".join(padded).rstrip())
 
 
-def _print_framed(columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]) -> None:
+def _fitting(columns: Sequence[str], widths: Sequence[int], spare: Sequence[str]) -> list[int]:
+    """The places of the columns that are shown on this terminal."""
+    shown, room = list(range(len(columns))), shutil.get_terminal_size().columns
+    for name in spare:
+        if sum(min(widths[at], UNBROKEN) + FRAME for at in shown) + 1 <= room:
+            break
+        shown.remove(columns.index(name))
+    return shown
+
+
+def _print_framed(
+    lines: Sequence[Sequence[str]], widths: Sequence[int], numeric: Sequence[bool], shown: Sequence[int]
+) -> None:
     from rich.console import Console  # noqa: PLC0415 - costs more than most commands take
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
     table = Table()  # of Text: a name with brackets is no markup
-    for column, right in zip(columns, numeric, strict=True):
-        table.add_column(Text(column), justify="right" if right else "left")
-    for row in cells:
-        table.add_row(*map(Text, row))
+    for at in shown:
+        justify: Literal["right", "left"] = "right" if numeric[at] else "left"
+        table.add_column(Text(lines[0][at]), justify=justify, overflow="fold", no_wrap=widths[at] <= UNBROKEN)
+    for line in lines[1:]:
+        table.add_row(*(Text(line[at]) for at in shown))
     Console().print(table)
 
 
@@ -116,6 +143,10 @@ def _text(value: object, *, grouped: bool) -> str:
         return f"{value:,}"
     text = str(value)
     return text if text.isprintable() else repr(text)
+
+
+def _are_numbers(values: Sequence[object]) -> bool:
+    return bool(values) and all(map(_is_number, values))
 
 
 def _is_number(value: object) -> bool:

@@ -13,7 +13,8 @@ class ProgressBar:
     def __init__(self, text: str, *, wanted: bool = True) -> None:
         """Draw nothing before the first `update`, and nothing at all unless it is `wanted`."""
         self._text = text
-        self._shown = wanted and sys.stderr.isatty()
+        self.shown = wanted and sys.stderr.isatty()
+        """Whether there is somebody to look at it."""
         self._bar: Progress | None = None
 
     def __enter__(self) -> Self:
@@ -24,7 +25,7 @@ class ProgressBar:
 
     def update(self, done: int, total: int) -> None:
         """`done` of `total` steps are done."""
-        if not self._shown:
+        if not self.shown:
             return
         if self._bar is None:
             from rich.console import Console  # noqa: PLC0415 - only where there is something to draw

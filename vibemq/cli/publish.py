@@ -9,14 +9,18 @@ import os
 import sys
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import BinaryIO, Final, Self, TypedDict
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final, Self
 
 import click
 
 import vibemq
 from vibemq.cli.connecting import Broker, broker_options, in_thread
+from vibemq.cli.examples import examples
 from vibemq.cli.output import print_json
-from vibemq.errors import LimitExceeded, UsageError, VibeMQError
+from vibemq.cli.parameters import DURATION, PRIORITY
+from vibemq.client import Duration, Priority
+from vibemq.errors import LimitExceeded, NotSupported, UsageError, VibeMQError
 
 READ_BYTES: Final = 1 << 20
 LINE_BYTES_MAX: Final = 64 << 20
@@ -27,35 +31,64 @@ BYTES_AHEAD: Final = 16 << 20
 """Both are well below what the client lets wait, so batches are never held up out of order there."""
 
 
-class Options(TypedDict, total=False):
-    """What else publish() takes."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What is said of every message. With `to_topic` the name that is published to is that of a topic."""
 
-    priority: int | None
-    ttl: str | None
-    delay: str | None
+    headers: Mapping[str, str] | None = None
+    key: str | None = None
+    priority: Priority | None = None
+    ttl: Duration | None = None
+    to_topic: bool = False
+
+
+def _text(text: str) -> str:
+    """An argument that travels as text.
+
+    Raises:
+        BadParameter: the bytes on the command line were no UTF-8.
+    """
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise click.BadParameter(f"{text!r} is not UTF-8, and this must be text")
+    return text
+
+
+def _key(_: click.Context, __: click.Parameter, key: str | None) -> str | None:
+    if key == "":
+        raise click.BadParameter("a key has at least one character; leave it out where there is none")
+    return None if key is None else _text(key)
 
 
 def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str] | None:
     headers = {}
     for text in given:
-        name, equals, value = text.partition("=")
+        name, equals, value = _text(text).partition("=")
         if not equals or not name:
             raise click.BadParameter(f"{text!r} is not of the form NAME=VALUE")
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise click.BadParameter(f"{text!r} is not UTF-8; headers are text")
         headers[name] = value
     return headers or None
 
 
-@click.command(name="publish")
+@click.command(
+    name="publish",
+    epilog=examples(
+        "vibemq publish orders 'two teas' --header table=7 --ttl 30s",
+        "vibemq publish jobs --stdin-lines --priority high < jobs.txt",
+        "vibemq publish orders.eu.created '{\"id\": 7}' --to-topic --key customer-12",
+    ),
+)
 @click.argument("queue")
 @click.argument("payloads", nargs=-1, metavar="[PAYLOAD]...")
 @click.option("--stdin-lines", is_flag=True, help="Send each line of stdin, without its newline, as a message.")
 @click.option("--file", type=click.File("rb"), help="Send this file as one message; - is stdin.")
 @click.option("--header", "headers", multiple=True, callback=_headers, metavar="NAME=VALUE", help="For every message.")
-@click.option("--priority", type=click.IntRange(0, 9), help="From 0 to 9; 4 is normal.")
-@click.option("--ttl", metavar="DURATION", help='How long it is of use, such as "30s".')
-@click.option("--delay", metavar="DURATION", help='How long it waits before it can be consumed, such as "5m".')
+@click.option("--key", callback=_key, metavar="TEXT", help="Messages of one key stay in order (order_by_key).")
+@click.option(
+    "--priority", type=PRIORITY, metavar="0-9|NAME", help="low (1), normal (4), high (7) or critical (9), or a number."
+)
+@click.option("--ttl", type=DURATION, metavar="DURATION", help='How long it may wait to be delivered, such as "30s".')
+@click.option("--delay", type=DURATION, metavar="DURATION", help="Not in this version: it is refused.")
+@click.option("--to-topic", is_flag=True, help="QUEUE is a topic: send to every queue that is bound to it.")
 @click.option("--json", "as_json", is_flag=True, help="Print id, queue and sequence of every message, as JSON lines.")
 @broker_options
 def command(
@@ -64,24 +97,31 @@ def command(
     payloads: tuple[str, ...],
     stdin_lines: bool,
     file: BinaryIO | None,
-    headers: dict[str, str] | None,
-    priority: int | None,
-    ttl: str | None,
-    delay: str | None,
+    delay: Duration | None,
     as_json: bool,
+    **options: Any,  # noqa: ANN401 - the fields of Options
 ) -> None:
     """Publish PAYLOADs, the lines of stdin or a file to QUEUE.
 
-    Returns when all of it is durable. When that fails, it says how much was confirmed, and exits with 1.
+    Returns when all of it is durable. When that fails, or messages were dropped because the queue is full and drops
+    what is new, it says how much was confirmed, and exits with 1.
     """
     if bool(payloads) + stdin_lines + (file is not None) != 1:
         raise click.UsageError("Give either PAYLOADs, --stdin-lines or --file.")
-    options: Options = {"priority": priority, "ttl": ttl, "delay": delay}
-    sender = Sender(queue, headers, options, as_json=as_json)
-    if not stdin_lines:
+    if delay is not None:
+        raise NotSupported("--delay: messages that wait are not in this version; leave it out")
+    sender = Sender(queue, Options(**options), as_json=as_json)
+    if stdin_lines:
+        _send_lines(broker, sender)
+    else:
         bodies = [file.read()] if file is not None else [os.fsencode(payload) for payload in payloads]
         broker.run("publish", lambda client: sender.send(client, bodies))
-        return
+    if sender.dropped:
+        click.echo(f"vibemq: {sender.loss}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+def _send_lines(broker: Broker, sender: "Sender") -> None:
     try:
         broker.run("publish", lambda client: sender.send_lines(client, lines_of(sys.stdin.fileno())))
     except UsageError:
@@ -118,15 +158,24 @@ async def lines_of(descriptor: int) -> AsyncIterator[list[bytes]]:
 
 
 class Sender:
-    """Publishes to one queue, and counts what is durable."""
+    """Publishes to one queue or topic, and counts what is durable."""
 
-    def __init__(self, queue: str, headers: Mapping[str, str] | None, options: Options, *, as_json: bool) -> None:
+    def __init__(self, name: str, options: Options, *, as_json: bool) -> None:
         """Nothing is sent yet."""
-        self._queue, self._headers, self._as_json = queue, headers, as_json
-        self._options = options
-        self._plain = not any(value is not None for value in options.values())
+        self._name, self._options, self._as_json = name, options, as_json
         self._confirmed = self._leading = 0
         self._failed = False
+        self.dropped = 0
+        """Messages that were not stored: the queue is full, and is one that drops what is new."""
+
+    @property
+    def loss(self) -> str:
+        """What was dropped, in words."""
+        total = self.dropped + self._confirmed
+        return (
+            f"{self.dropped} of {total} messages were dropped: {self._name!r} is full, and drops what is new "
+            "(overflow drop-newest)"
+        )
 
     def account(self) -> str:
         """How many lines were confirmed, for when not all were."""
@@ -134,6 +183,8 @@ class Sender:
         known = f"{self._confirmed} lines were confirmed"
         if scattered:
             known += f": the first {self._leading}, and {scattered} of those after them"
+        if self.dropped:
+            known += f", and {self.dropped} were dropped by a full queue"
         return f"{known}. Of the others some may be stored."
 
     async def send(self, client: vibemq.Client, bodies: Sequence[bytes]) -> None:
@@ -177,21 +228,32 @@ class Sender:
             self._settled(result)
 
     async def _publish(self, client: vibemq.Client, bodies: Sequence[bytes]) -> list[vibemq.Receipt]:
-        if self._plain:
-            headers = None if self._headers is None else [self._headers] * len(bodies)
-            return await client.publish_many(self._queue, bodies, headers=headers)
-        publishes = (client.publish(self._queue, body, headers=self._headers, **self._options) for body in bodies)
-        return await asyncio.gather(*publishes)
+        said, count = self._options, len(bodies)
+        publish = client.publish_topic_many if said.to_topic else client.publish_many
+        return await publish(
+            self._name,
+            bodies,
+            headers=None if said.headers is None else [said.headers] * count,
+            priority=said.priority,
+            ttl=said.ttl,
+            keys=None if said.key is None else [said.key] * count,
+        )
 
     def _settled(self, receipts: Sequence[vibemq.Receipt]) -> None:
-        self._confirmed += len(receipts)
+        dropped = sum(one.dropped for one in receipts)
+        self.dropped += dropped
+        self._confirmed += len(receipts) - dropped
         if not self._failed:
-            self._leading += len(receipts)
+            self._leading += len(receipts) - dropped
         if self._as_json:
-            print_json(
-                {"id": one.id, "queue": one.queue, "sequence": one.sequence, "duplicate": one.duplicate}
-                for one in receipts
-            )
+            print_json(map(self._line, receipts))
+
+    def _line(self, receipt: vibemq.Receipt) -> dict[str, object]:
+        """A receipt for programs. What has no number has null: each queue behind a topic gives one of its own."""
+        place = "topic" if self._options.to_topic else "queue"
+        sequence = None if receipt.dropped or self._options.to_topic else receipt.sequence
+        line: dict[str, object] = {"id": receipt.id, place: receipt.queue, "sequence": sequence}
+        return line | {"duplicate": receipt.duplicate, "dropped": receipt.dropped}
 
 
 class Ahead:

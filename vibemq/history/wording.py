@@ -8,6 +8,7 @@ import msgspec
 from vibemq import events as e
 from vibemq.declaration import QueueSettings
 from vibemq.history.names import Names
+from vibemq.history.printable import plain
 from vibemq.history.times import rfc3339
 
 _RELEASED: Final = {
@@ -211,8 +212,3 @@ def _settings(settings: QueueSettings) -> str:
     default = msgspec.structs.asdict(QueueSettings(mode=settings.mode))
     changed = {key: value for key, value in msgspec.structs.asdict(settings).items() if value != default[key]}
     return ", ".join([settings.mode.value, *(f"{key}={plain(str(value))}" for key, value in changed.items())])
-
-
-def plain(text: str) -> str:
-    """Text that is safe on a terminal and stays in its line: what cannot be printed is shown as its escape."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
