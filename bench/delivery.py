@@ -3,6 +3,8 @@
     equal       4 consumers of the same speed share a queue: the share of each
     unequal     one fast consumer beside a slow and a very slow one: what it gets, against what it gets alone
     failed      100,000 messages, each of which failed once, in any order: dispatched again, against the first time
+    retried     each of 100,000 messages fails when it comes first and is acked when it comes again: deliveries
+                a second, against those of messages that are acked at once
     scattered   the worst case: every second message failed once, the others are done; what is left is single messages
 
 Each with a broker of its own, in one run; medians of several rounds where there are figures to compare.
@@ -123,6 +125,30 @@ async def failed(url: str) -> tuple[float, float]:
     return await _again(url, 100_000, lambda _: True)
 
 
+async def retried(url: str) -> tuple[float, float]:
+    """Deliveries a second when all are acked at once, and when each first fails, message by message."""
+
+    async def work(client: vibemq.Client, attempt: int) -> float:
+        began, left = time.perf_counter(), 100_000
+        async with client.consume(QUEUE, prefetch=2000) as messages:
+            async for message in messages:
+                if message.attempt < attempt:
+                    await message.nack()
+                    continue
+                await message.ack()
+                left -= 1
+                if not left:
+                    break
+        return attempt * 100_000 / (time.perf_counter() - began)
+
+    async with vibemq.connect(url) as client:
+        await client.declare(QUEUE, max_attempts=0, lease=600)
+        await _publish(client, 100_000)
+        plain = await work(client, 1)
+        await _publish(client, 100_000)
+        return plain, await work(client, 2)
+
+
 async def scattered(url: str) -> tuple[float, float]:
     """Every second of 100,000 messages failed once."""
     return await _again(url, 100_000, lambda at: at % 2 == 0)
@@ -139,7 +165,7 @@ def main() -> None:
         for share in (equal, unequal):
             with fresh_broker(Path(folder) / share.__name__) as broker:
                 print(asyncio.run(share(broker.url)))
-        for rate in (failed, scattered):
+        for rate in (failed, retried, scattered):
             found = []
             for _ in range(rounds):
                 with fresh_broker(Path(folder) / rate.__name__) as broker:
