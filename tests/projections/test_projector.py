@@ -1,5 +1,7 @@
 """Which events a state takes, and which parts it knows."""
 
+from collections.abc import Iterator
+
 import pytest
 
 from vibemq import events as e
@@ -52,3 +54,24 @@ def test_a_part_says_which_events_it_holds() -> None:
 def test_a_part_of_an_unknown_kind_is_refused() -> None:
     with pytest.raises(FormatUnsupported, match="a part 'grants/1' that this version does not know"):
         Projector.restore([("grants/1", 5, parts.encode(Projector().audit))], 5)
+
+
+class Counted(tuple[tuple[int, int, int], ...]):  # noqa: SLOT001 - it counts
+    """Targets that know how often somebody went through them."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        self.walks += 1
+        return super().__iter__()
+
+
+def test_what_goes_to_many_queues_is_gone_through_once() -> None:
+    """Once for each queue, it would cost their number squared: seconds for ten thousand."""
+    state, numbers = Projector(), range(1, 6)
+    for number in numbers:
+        state.apply(number - 1, 0, e.QueueDeclared(number, f"q{number}", QueueSettings(), 0))
+    targets = Counted((number, 0, 1) for number in numbers)
+    state.apply(len(numbers), 0, e.Routed("t", targets, 3, 30, 0, 0, 1))
+    assert targets.walks == 1
+    assert [queue.length for queue in state.queues.values()] == [3] * len(numbers)

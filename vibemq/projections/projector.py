@@ -258,9 +258,9 @@ class Projector:
             self.producers.published(offset, event)
 
     def _routed(self, offset: int, time_us: int, event: e.Routed) -> None:
-        for number, _, sequence in event.targets:
+        for number, lane, sequence in event.targets:
             if queue := self._queue(number, offset):
-                queue.routed(event)
+                queue.routed(event, lane, sequence)
             if event.unroutable and (dead := self._dead_or_new(number, offset)):
                 dead.received_unroutable(offset, time_us, sequence, event)
         if event.producer and self._fresh(self.producers, offset):

@@ -121,11 +121,9 @@ class Queue:
         if event.timed:
             self.timed = True
 
-    def routed(self, event: e.Routed) -> None:
-        """A batch that was published to a topic became ready here."""
-        for number, lane, sequence in event.targets:
-            if number == self.id:
-                self._grow(lane, sequence, event.count, event.bytes)
+    def routed(self, event: e.Routed, lane: int, sequence: int) -> None:
+        """A batch that was published to a topic became ready here, one of its targets."""
+        self._grow(lane, sequence, event.count, event.bytes)
         if event.timed:
             self.timed = True
 
