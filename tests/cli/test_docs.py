@@ -19,7 +19,7 @@ from vibemq.batch import HEADER_BYTES_MAX
 from vibemq.cli import bench, consume, dlq, group, publish, queue, serve
 from vibemq.cli.main import COMMANDS
 from vibemq.declaration import QueueSettings
-from vibemq.protocol.fields import NAME_BYTES_MAX
+from vibemq.protocol.fields import MANY_MAX, NAME_BYTES_MAX, WORDS_MAX
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import EXPECTED_MAX
 
@@ -55,6 +55,8 @@ def test_every_setting_of_a_queue_is_on_the_page_with_its_default() -> None:
 
 def test_the_fixed_limits_are_those_of_the_code() -> None:
     assert f"| name of a queue | {NAME_BYTES_MAX} bytes |" in LIMITS
+    assert f"| words of a topic or pattern | {WORDS_MAX} |" in LIMITS
+    assert f"| words `#` in a pattern | {MANY_MAX} |" in LIMITS
     assert f"| headers of a message | {HEADER_BYTES_MAX >> 10} KiB |" in LIMITS
     assert f"| refused batches that a blocking queue remembers of a connection | {EXPECTED_MAX:,} |" in LIMITS
 

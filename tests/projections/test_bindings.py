@@ -49,13 +49,13 @@ def patterns_and_topics(draw: st.DrawFn) -> tuple[str, str]:
 
 
 def built(steps: list[tuple[str, Pair]]) -> tuple[Bindings, set[Pair]]:
-    """The same done to both; what is not bound is not unbound."""
+    """The same done to both; nothing is bound twice, and only what is bound is unbound."""
     bindings, pairs = Bindings(), set[Pair]()
     for kind, pair in steps:
-        if kind == "bind":
+        if kind == "bind" and pair not in pairs:
             bindings.add(*pair)
             pairs.add(pair)
-        elif pair in pairs:
+        elif kind == "unbind" and pair in pairs:
             bindings.discard(*pair)
             pairs.remove(pair)
     return bindings, pairs
@@ -118,6 +118,16 @@ def test_what_goes_leaves_nothing_behind() -> None:
         bindings.discard(*pair)
     assert bindings._root.empty
     assert not bindings._exact
+
+
+def test_patterns_that_mean_the_same_come_and_go_one_by_one() -> None:
+    bindings = bound((1, "a.#.*"), (1, "a.*.#"), (1, "a.#.*.#"), (2, "a.*.#"))
+    for left, pattern in ((3, "a.*.#"), (2, "a.#.*.#"), (1, "a.#.*")):
+        assert bindings.match("a.b") == bindings.match("a.b.c") == [1, 2]
+        assert bindings.match("a") == []
+        bindings.discard(1, pattern)
+        assert bindings.count == left
+    assert bindings.match("a.b") == [2]
 
 
 def test_to_unbind_what_is_not_bound_is_a_bug() -> None:

@@ -4,14 +4,13 @@ A topic is words between dots. In a pattern the word `*` stands for exactly one 
 also none; both may stand anywhere, and more than once. Inside a longer word they are ordinary characters. A word may
 be empty: `a..b` has three.
 
-Patterns without such words are looked up whole. The others are a trie of words, walked with all of its nodes that the
-topic's words so far lead to, at once. A node behind a `#` stays among them to the end, as the `#` may take every
-further word. No node is there twice, as only one other leads to it: so a topic costs at most its words times the nodes
-of the trie, however many `#` a pattern has, and usually its words times the few nodes that share them.
+Patterns without such words are looked up whole. The others are a trie of words. A topic comes to each of its nodes at
+most once, with all the places in the topic to which the words before the node lead, as the bits of a number: so a topic
+costs at most as much as there are nodes, however many `#` a pattern has, and usually as much as the few that share its
+words. In how many ways a topic can lead to nodes is what `check_pattern` and `check_topic` of the protocol bound.
 """
 
 from collections.abc import Iterator
-from itertools import chain
 from typing import Final
 
 ONE: Final = "*"
@@ -32,15 +31,17 @@ class Bindings:
         self._root = _Node()
 
     def add(self, queue: int, pattern: str) -> None:
-        """A queue is bound; once is enough."""
-        words = pattern.split(".")
-        queues = self._root.add(words).queues if _has_wildcards(words) else self._exact.setdefault(pattern, {})
-        self.count += queue not in queues
-        queues[queue] = None
+        """A queue is bound to a pattern to which it was not bound."""
+        words = _words(pattern)
+        if _has_wildcards(words):
+            self._root.add(words, queue)
+        else:
+            self._exact.setdefault(pattern, {})[queue] = None
+        self.count += 1
 
     def discard(self, queue: int, pattern: str) -> None:
         """A queue that was bound to this very pattern no longer is."""
-        words = pattern.split(".")
+        words = _words(pattern)
         if _has_wildcards(words):
             self._root.remove(words, queue)
         else:
@@ -52,21 +53,20 @@ class Bindings:
 
     def match(self, topic: str) -> list[int]:
         """The numbers of the queues that are bound to `topic`, ascending."""
-        found = set(self._exact.get(topic, ()))
-        for node in _reached(self._root, topic.split(".")):
-            found.update(node.queues)
+        found = _found(self._root, topic.split("."))
+        found.update(self._exact.get(topic, ()))
         return sorted(found)
 
 
 def matches(pattern: str, topic: str) -> bool:
     """Whether `pattern` takes in `topic`; for names of queues too, which can be words between dots as well."""
     root = _Node()
-    end = root.add(pattern.split("."))
-    return any(node is end for node in _reached(root, topic.split(".")))
+    root.add(_words(pattern), 1)
+    return bool(_found(root, topic.split(".")))
 
 
 class _Node:
-    """The patterns that begin with the same words: the queues of the one that ends here, and what comes after.
+    """The patterns that begin with the same words: the queues of those that end here, and what comes after.
 
     Wildcards stand apart from the words, so that a topic with a word `*` or `#` does not come to a node in two ways.
     """
@@ -74,13 +74,13 @@ class _Node:
     __slots__ = ("many", "one", "queues", "words")
 
     def __init__(self) -> None:
-        self.queues: dict[int, None] = {}  # keeps an order, as a set does not
+        self.queues: dict[int, int] = {}  # how many patterns of each end here
         self.words: dict[str, _Node] = {}
         self.one: _Node | None = None
         self.many: _Node | None = None
 
-    def add(self, words: list[str]) -> "_Node":
-        """The node at the end of `words`, made where it is missing."""
+    def add(self, words: list[str], queue: int) -> None:
+        """Put a queue to the node at the end of `words`, which is made where it is missing."""
         node = self
         for word in words:
             after = node.after(word)
@@ -88,16 +88,20 @@ class _Node:
                 after = _Node()
                 node.lead(word, after)
             node = after
-        return node
+        node.queues[queue] = node.queues.get(queue, 0) + 1
 
     def remove(self, words: list[str], queue: int) -> None:
         """Take a queue from the node at the end of `words`, and the nodes away that are left with nothing."""
         path = [self]
         for word in words:
             after = path[-1].after(word)
-            assert after is not None, f"no pattern has {word!r} here"
+            if after is None:
+                raise KeyError(word)
             path.append(after)
-        del path[-1].queues[queue]
+        queues = path[-1].queues
+        queues[queue] -= 1
+        if not queues[queue]:
+            del queues[queue]
         for word in reversed(words):
             if not path.pop().empty:
                 break
@@ -124,24 +128,59 @@ class _Node:
             self.words[word] = after
 
 
+def _words(pattern: str) -> list[str]:
+    """The words of a pattern. Of wildcards side by side one `#` is kept, and comes last: it all means the same."""
+    words = list[str]()
+    for word in pattern.split("."):
+        if words and words[-1] == MANY and word in {ONE, MANY}:
+            words[-1:] = [word, MANY] if word == ONE else [MANY]
+        else:
+            words.append(word)
+    return words
+
+
 def _has_wildcards(words: list[str]) -> bool:
     return ONE in words or MANY in words
 
 
-def _reached(root: _Node, topic: list[str]) -> Iterator[_Node]:
-    """The nodes at which a topic ends, each once."""
-    here, stay = [root], dict[_Node, None]()
-    _open(here, stay)
-    for word in topic:
-        here = [after for node in chain(here, stay) for after in (node.words.get(word), node.one) if after is not None]
-        _open(here, stay)
-    return chain(here, stay)
+def _found(root: _Node, topic: list[str]) -> set[int]:
+    """The queues of all nodes at which a topic ends.
+
+    Bit n of what comes with a node says that the first n words of the topic lead to it.
+    """
+    found, places = set[int](), _places(topic)
+    coming = [*topic, "."]  # at the end comes what no pattern has
+    end = 1 << len(topic)
+    every = 2 * end - 1
+    reached = [(root, 1)]
+    while reached:
+        node, here = reached.pop()
+        if here & end:
+            found.update(node.queues)
+        first = here & -here
+        if node.many is not None:
+            reached.append((node.many, every & -first))  # there and anywhere behind
+        if node.one is not None and (beyond := here << 1 & every):
+            reached.append((node.one, beyond))
+        if here == first:
+            after = node.words.get(coming[here.bit_length() - 1])
+            if after is not None:
+                reached.append((after, here << 1))
+        elif node.words:
+            reached += _by_word(node.words, here, places)
+    return found
 
 
-def _open(here: list[_Node], stay: dict[_Node, None]) -> None:
-    """Add to `stay` what is behind a `#` that takes no word, and behind another that follows it."""
-    for node in here:
-        after = node.many
-        while after is not None:
-            stay[after] = None
-            after = after.many
+def _places(topic: list[str]) -> dict[str, int]:
+    """Each word with the places at which it is, as bits."""
+    places = dict[str, int]()
+    for place, word in enumerate(topic):
+        places[word] = places.get(word, 0) | 1 << place
+    return places
+
+
+def _by_word(words: dict[str, _Node], here: int, places: dict[str, int]) -> Iterator[tuple[_Node, int]]:
+    """Where the words of a topic lead from several places at once."""
+    for word, at in places.items():
+        if (taken := here & at) and word in words:
+            yield words[word], taken << 1

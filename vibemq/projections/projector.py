@@ -242,7 +242,8 @@ class Projector:
             dead.purged(event.kept)
 
     def _bound(self, offset: int, time_us: int, event: e.Bound) -> None:
-        if queue := self._queue(event.queue, offset):
+        queue = self._queue(event.queue, offset)
+        if queue is not None and event.pattern not in queue.patterns:
             queue.bound(event)
             self.bindings.add(event.queue, event.pattern)
 

@@ -16,6 +16,10 @@ PRODUCER_MAX: Final = (1 << 64) - 1
 DURATION_MS_MAX: Final = 1 << 40
 """About 35 years: with the present time added it stays far below NUMBER_MAX microseconds."""
 NAME_BYTES_MAX: Final = 255
+WORDS_MAX: Final = 10
+"""Words of a topic or pattern: with more of them, patterns can be made that take far too long to match."""
+MANY_MAX: Final = 2
+"""Words `#` of a pattern, for the same reason."""
 TEXT_MAX: Final = 4096
 """Characters of a text for people that a client sends."""
 RUNS_MAX: Final = 1024
@@ -73,7 +77,7 @@ def check_name(name: str, what: str = "queue") -> None:
 
 
 def check_topic(topic: str) -> None:
-    """Check a topic to publish to: a name, of words between dots that are not empty, without `*` and `#`.
+    """Check a topic to publish to: a name, of 1 to 10 words between dots that are not empty, without `*` and `#`.
 
     Raises:
         InvalidName: it breaks one of these rules; the text says which.
@@ -85,17 +89,22 @@ def check_topic(topic: str) -> None:
 
 
 def check_pattern(pattern: str) -> None:
-    """Check a pattern to bind a queue to: as a topic, but words may be `*` (any one) or `#` (any number).
+    """Check a pattern to bind a queue to: as a topic, but words may be `*` (any one) or, two of them, `#` (any number).
 
     Raises:
         InvalidName: it breaks one of these rules; the text says which.
     """
     check_name(pattern, "pattern")
     _check_words(pattern, "pattern")
-    if any(len(word) > 1 and ("*" in word or "#" in word) for word in pattern.split(".")):
+    words = pattern.split(".")
+    if any(len(word) > 1 and ("*" in word or "#" in word) for word in words):
         raise InvalidName(f"in a pattern * and # are words of their own, between dots: {pattern[:40]!r}")
+    if words.count("#") > MANY_MAX:
+        raise InvalidName(f"a pattern has the word # at most {MANY_MAX} times, bind to two patterns: {pattern[:40]!r}")
 
 
 def _check_words(text: str, what: str) -> None:
     if ".." in text or text[0] == "." or text[-1] == ".":
         raise InvalidName(f"a {what} is words between dots, and none of them empty: {text[:40]!r}")
+    if text.count(".") >= WORDS_MAX:
+        raise InvalidName(f"a {what} has at most {WORDS_MAX} words, not {text.count('.') + 1}: {text[:40]!r}")
