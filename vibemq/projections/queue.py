@@ -188,6 +188,7 @@ class Queue:
         group = self.groups[event.group]
         if self.settings.mode is Mode.FAN_OUT_NO_ACK:
             group.take_ready(event.spans)
+            group.forget(event.spans)
             return
         group.hand_out(event.subscription, event.spans)
         group.unacked_bytes += event.bytes
