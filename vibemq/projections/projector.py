@@ -155,8 +155,12 @@ class Projector:
         return dead
 
     def _dead_or_new(self, number: int, offset: int) -> DeadLetters | None:
-        """The dead letters of a queue that is there, if this event is still to be added to them."""
-        if number not in self.dead and number in self.queues:
+        """The dead letters of a queue that is there, if this event is still to be added to them.
+
+        Where a queue fans out nobody could say when one is done with, and nothing is kept of them.
+        """
+        queue = self.queues.get(number)
+        if number not in self.dead and queue is not None and not queue.settings.mode.has_groups:
             self.dead[number] = DeadLetters(number)
         return self._dead(number, offset)
 

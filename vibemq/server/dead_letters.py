@@ -103,11 +103,11 @@ class DeadLetters:
         """
         queue = self._state.queue_named(name)
         if queue is not None and queue.id in self._state.dead:
-            return (None if queue.settings.mode.has_groups else queue), wanted
+            return queue, wanted
         dead = self._state.queue_named(dead_letter_name(name, queue))
         if dead is None and queue is None:
             raise UnknownQueue(f"there is no queue {name!r}, and no dead letters of one")
-        if dead is None or dead.id not in self._state.dead or dead.settings.mode.has_groups:
+        if dead is None or dead.id not in self._state.dead:
             return None, wanted
         return dead, wanted if wanted.source else wanted._replace(source=name)
 
