@@ -17,7 +17,7 @@ from tests.server.model import MS, Consumer, Group, Model, Queue, State
 from tests.server.rig import Rig
 from tests.server.witness import Witness
 from vibemq import events as e
-from vibemq.errors import ConsumerExclusive, InvalidRequest, LeaseLost, RequestError, UnknownGroup
+from vibemq.errors import ConsumerExclusive, InvalidRequest, LeaseLost, RequestError, UnknownGroup, UnknownQueue
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
 from vibemq.server import effects as f
@@ -47,7 +47,8 @@ class Machine(RuleBasedStateMachine):
         self.rig.take()
         self.connections: dict[int, int] = {}
         """Number -> the next sequence of its producer."""
-        self.producers = self.bodies = self.requests = 0
+        self.producers = self.bodies = 0
+        self.requests = 1_000  # 1 is for those that are answered at once
         self.answers: dict[int, tuple[int, Callable[[f.Effect], None]]] = {}
         """Requests that are answered later: whose they are, and what to do then."""
         self.capture: Capture | None = None
@@ -67,7 +68,14 @@ class Machine(RuleBasedStateMachine):
         first = len(self.rig.log)
         events, effects = self.rig.take()
         self.witness.hear(first, events, [effect for effect in effects if isinstance(effect, f.Delivery)])
-        return [effect for effect in effects if not isinstance(effect, f.Delivery) and not self.is_handled(effect)]
+        left = [effect for effect in effects if not isinstance(effect, f.Delivery) and not self.is_handled(effect)]
+        told = Counter[tuple[int, int]]()
+        for effect in left:
+            if isinstance(effect, f.LeasesLost):
+                told.update((effect.subscription, n) for start, end in effect.deliveries for n in range(start, end))
+        assert told == self.witness.lost
+        self.witness.lost.clear()
+        return [effect for effect in left if not isinstance(effect, f.LeasesLost)]
 
     def is_handled(self, effect: f.Effect) -> bool:
         """Take an effect that needs no answer by the step that runs."""
@@ -151,14 +159,21 @@ class Machine(RuleBasedStateMachine):
         group, start, at = self.asking(random, name)
         exclusive = random.random() < 0.1
         messages, size = random.choice([20, 20, 3, 0]), random.choice([10_000, 10_000, 30])
-        expected = self.subscribing(name, group, start, exclusive=exclusive)
+        expected, begin = self.subscribing(name, group, start, exclusive=exclusive), self.place(name, start, at)
         ask = Subscribing(connection, request, name, group, messages, size, start, at, exclusive)
 
         def joined(effect: f.Effect) -> None:
+            if isinstance(effect, f.Refusal):  # it was still there when the time was looked up
+                assert start == "time"
+                assert type(effect.error) in {UnknownQueue, ConsumerExclusive}
+                return
             assert isinstance(effect, f.Answer)
             consumer = self.model.consumers[effect.result["subscription"]]
             assert consumer.connection == connection
             assert group in {None, consumer.group.name}
+            queue = consumer.group.queue
+            began = self.witness.created.pop((queue.number, consumer.group.number), None)
+            assert began in {None, max(begin, queue.floor)}
             consumer.credit_messages, consumer.credit_bytes, consumer.exclusive = messages, size, exclusive
 
         self.answers[request] = connection, joined
@@ -173,7 +188,17 @@ class Machine(RuleBasedStateMachine):
 
     def asked(self, ask: Subscribing) -> None:
         """Somebody asked for a part in a queue."""
-        assert ask.request not in self.answers, "that is answered at once"
+        assert ask.start == "time" or ask.request not in self.answers, "that is answered at once"
+
+    def place(self, name: str, start: str, at: int) -> int:
+        """The sequence of a queue that a start means now."""
+        queue = self.model.named(name)
+        if queue is None:
+            return 1
+        if start == "time":
+            later = [one.sequence for one in queue.messages if one.sequence >= queue.floor and one.ready_us >= at]
+            return min(later, default=queue.next[0])
+        return {"head": queue.floor, "tail": queue.next[0], "sequence": min(max(at, queue.floor), queue.next[0])}[start]
 
     def subscribing(self, name: str, group: str | None, start: str, *, exclusive: bool) -> type[RequestError] | None:
         """What a consumer hears that asks for this; None: that it takes part."""
@@ -296,13 +321,9 @@ class Machine(RuleBasedStateMachine):
     def tick(self, random: Random) -> None:
         self.rig.pass_time(random.choice([0, 1, 4_999, 10_000, 30_000, 200_000]))
         self.model.now_us = self.rig.now_us
-        lost = self.model.tick()
+        self.witness.lost.update(self.model.tick())
         self.rig.broker.tick()
-        told = Counter[tuple[int, int]]()
-        for effect in self.settle():
-            assert isinstance(effect, f.LeasesLost)
-            told.update((effect.subscription, n) for start, end in effect.deliveries for n in range(start, end))
-        assert told == Counter(lost)
+        assert self.settle() == []
         for group in self.model.groups:
             assert all(copy.due_us > self.rig.now_us for copy in group.of(State.WAITING))
             due_us = self.model.idle_until_us(group)

@@ -50,7 +50,7 @@ class QueuesMachine(PublishingMachine):
     def rename(self, random: Random) -> None:
         if (queue := self.some_queue(random)) is None or random.random() < 0.8:
             return
-        name, connection = random.choice(["a", "b", "c"]), self.connection(random)
+        name, connection = random.choice([*self.NAMES, "c"]), self.connection(random)
         is_taken = self.model.named(name) is not None
         dead_letters_were_in = self.model.named(queue.dead_name)
         refusal = refused(lambda: self.rig.broker.queues.rename(connection, 1, queue.name, name))
@@ -158,7 +158,7 @@ class QueuesMachine(PublishingMachine):
         reason = random.choice(["", "", "", "rejected", "expired", "overflow"])
         time_us = random.choice([0, 0, self.rig.now_us - 50 * MS])
         since_us, until_us = (time_us, 0) if random.random() < 0.5 else (0, time_us)
-        return Filter(reason, random.choice(["", "", "a", "b"]), random.choice(["", "", "no"]), since_us, until_us)
+        return Filter(reason, random.choice(["", "", *self.TARGETS]), random.choice(["", "", "no"]), since_us, until_us)
 
     @rule(random=RANDOM)
     def peek_dead_letters(self, random: Random) -> None:
@@ -199,7 +199,7 @@ class QueuesMachine(PublishingMachine):
         if self.redriving:
             return
         name, wanted = random.choice(self.NAMES), self.some_filter(random)
-        target, start = random.choice(["", "", "a", "b"]), random.choice([0, 0, 3])
+        target, start = random.choice(["", "", *self.TARGETS]), random.choice([0, 0, 3])
         end, most, dry_run = random.choice([0, 0, 9]), random.choice([1, 4, 100]), random.random() < 0.3
         connection, request = self.connection(random), self.request()
         ask = Redriving(connection, request, name, target, start, end, most, wanted)

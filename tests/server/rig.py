@@ -94,7 +94,7 @@ class Rig:
         for event, time_us, _ in self.log:
             for queue, lane, sequence, count in event.arrivals:
                 if (queue, lane) == (find.queue, 0) and time_us >= find.time_us and sequence + count > find.first:
-                    return max(sequence, find.first)
+                    return min(max(sequence, find.first), find.end)
         return find.end
 
     def stored(self, load: Load) -> list[StoredBatch]:

@@ -1,6 +1,6 @@
 """Tells the naive model what the broker did, event by event, and checks that the events say what happened."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -34,6 +34,10 @@ class Witness:
         """What is being published."""
         self.redriven: list[tuple[Queue, Copy]] = []
         """What went back to work since somebody asked for it: where to, and the dead letter that it was."""
+        self.created: dict[tuple[int, int], int] = {}
+        """(queue, group) -> where it began, of new groups."""
+        self.lost: Counter[tuple[int, int]] = Counter()
+        """(subscription, delivery): those that consumers are to be told that they lost."""
         self._removals: list[tuple[Group, Copy, e.DeadReason, bool]] = []
         self._deliveries: deque[Delivery] = deque()
         self._hear: dict[type[e.Event], Callable[[int, Any], None]] = {
@@ -46,6 +50,7 @@ class Witness:
             e.Routed: self._routed,
             e.GroupCreated: self._group_created,
             e.GroupDeleted: self._group_deleted,
+            e.GroupSought: self._group_sought,
             e.Subscribed: self._subscribed,
             e.Unsubscribed: self._unsubscribed,
             e.Delivered: self._delivered,
@@ -107,12 +112,16 @@ class Witness:
     def _group_created(self, _: int, event: e.GroupCreated) -> None:
         queue = self.model.queues[event.queue]
         self.model.group_created(queue, event.group, event.name, event.sequence, ephemeral=event.ephemeral)
+        self.created[event.queue, event.group] = event.sequence
 
     def _group_deleted(self, _: int, event: e.GroupDeleted) -> None:
         group = self._group(event)
         due_us = self.model.idle_until_us(group)
         assert event.connection or (due_us is not None and due_us <= self.model.now_us)
         self.model.group_deleted(group)
+
+    def _group_sought(self, _: int, event: e.GroupSought) -> None:
+        self.lost.update(self.model.sought(self._group(event), event.sequence))
 
     def _subscribed(self, _: int, event: e.Subscribed) -> None:
         assert event.subscription not in self.model.consumers
@@ -140,7 +149,7 @@ class Witness:
         queue = self.model.queues[number]
         assert lane == queue.lane_of(priority)
         assert sequence == queue.next[lane]
-        queue.is_dead_letter_queue |= why is not None
+        queue.is_dead_letter_queue |= why is not None and not queue.settings.mode.has_groups
         for index, (body, key) in enumerate(zip(bodies[:count], keys[:count], strict=True)):
             queue.add(Content(body, (offset, index), key, ttl_ms * MS), lane, self.model.now_us, why)
 
@@ -202,8 +211,9 @@ class Witness:
     def _check_removals(self) -> None:
         """Of what was removed in one go the oldest went first, of the lowest lane where there was too much."""
         removals, self._removals = self._removals, []
+        too_many_bytes = any(group.queue.excess(group)[1] > 0 for group, *_ in removals[:1])
         for group, copy, reason, to_dead_letters in sorted(removals, key=lambda one: one[1].place):
-            self.model.removed(group, copy, reason, to_dead_letters=to_dead_letters)
+            self.model.removed(group, copy, reason, to_dead_letters=to_dead_letters, had_too_many_bytes=too_many_bytes)
 
     def _dropped(self, _: int, event: e.Dropped) -> None:
         self._removals += [(self._group(event), copy, event.reason, False) for copy in self._copies(event)]
@@ -225,7 +235,7 @@ class Witness:
             target = self.model.queues[event.dead_queue]
             assert target.name == queue.dead_name
             assert event.dead_sequence == target.next[0]
-            target.is_dead_letter_queue = True
+            target.is_dead_letter_queue = not target.settings.mode.has_groups
             for copy in copies:
                 why = Why(event.reason, queue.number, event.attempts, event.error, self.model.now_us, copy.message.lane)
                 target.add(copy.message.content, 0, self.model.now_us, why)
