@@ -269,6 +269,7 @@ class DeadLetters:
             )
         )
         self._deliveries.changed(target.id)
+        self._deliveries.changed(dead.id)  # something else is first there now, and may be too old
         return room
 
     def _room(self, target: Queue, count: int, lengths: Any) -> int:  # noqa: ANN401 - a memoryview or a tuple
