@@ -352,7 +352,7 @@ class Machine(RuleBasedStateMachine):
 
     def check_done(self, group: Group) -> None:
         """A group has nothing left to do by itself."""
-        following = group.next()
+        following = group.next(self.rig.now_us)
         for consumer in group.consumers:
             is_ready = consumer.has_credit and consumer.is_served
             assert following is None or not is_ready, "a ready message was not handed out"

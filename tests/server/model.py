@@ -132,15 +132,13 @@ class Group:
         lanes = sorted({copy.message.lane for copy in ready}, reverse=True)
         return [next(copy for copy in ready if copy.message.lane == lane) for lane in lanes]
 
-    def has_its_key(self, copy: Copy) -> bool:
+    def has_its_key(self, copy: Copy, others: list[Copy]) -> bool:
         """Whether no other message of its key is out, or goes before it."""
         key = copy.message.content.key
-        if not self.queue.settings.order_by_key or not key:
-            return True
-        return not any(
+        return not key or not any(
             other.message.content.key == key
             and (other.state is not State.READY or other.message.sequence < copy.message.sequence)
-            for other in self.copies
+            for other in others
             if other is not copy
         )
 
@@ -150,10 +148,12 @@ class Group:
         guard = self.queue.settings.priority_guard
         return guard > 0 and len(self.heads()) > 1 and self.overtaken >= guard
 
-    def next(self) -> Copy | None:
-        """What is to be handed out next."""
+    def next(self, now_us: int) -> Copy | None:
+        """What is to be handed out next. Where there are keys, what is too old is passed over on the way."""
         if self.queue.settings.order_by_key:
-            return next((copy for copy in self.of(State.READY) if self.has_its_key(copy)), None)
+            alive = [copy for copy in self.copies if copy.state is not State.READY or not self.is_expired(copy, now_us)]
+            ready = [copy for copy in self.of(State.READY) if copy in alive]
+            return next((copy for copy in ready if self.has_its_key(copy, alive)), None)
         heads = self.heads()
         return (heads[-1] if self.guard_has_its_turn else heads[0]) if heads else None
 
@@ -384,7 +384,7 @@ class Model:
     def deliver(self, consumer: Consumer, content: tuple[int, int], attempt: int, *, redelivered: bool) -> Copy:
         """A message was handed to a consumer. It is the next one, and told apart by what it is."""
         group = consumer.group
-        queue, copy = group.queue, group.next()
+        queue, copy = group.queue, group.next(self.now_us)
         assert copy is not None
         assert copy.message.content.id == content
         assert consumer.is_served, "only the oldest is served where one alone is active"
@@ -438,7 +438,7 @@ class Model:
         if why is DeadReason.EXPIRED:
             assert to_dead_letters == (not queue.is_last)
             assert group.is_expired(copy, self.now_us)
-            assert copy in group.heads() or copy is group.next(), "only what is first in its lane, or next"
+            assert copy in group.heads() or queue.settings.order_by_key, "it goes when it is first in its lane"
         else:
             assert why is DeadReason.OVERFLOW
             assert to_dead_letters == (
