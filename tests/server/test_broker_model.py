@@ -36,7 +36,7 @@ WEIGHTS = {
     "connect": 2,
     "disconnect": 1,
     "declare": 3,
-    "purge": 1,
+    "purge": 4,
     "delete": 1,
     "capture_step": 16,
     "restart": 3,
