@@ -4,7 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tests.server.model import MS, Consumer, Content, Copy, Group, Model, Queue, State, Why
+from tests.server.model import MS, Consumer, Content, Copy, Group, Message, Model, Queue, State, Why
 from vibemq import events as e
 from vibemq.batch import Batch, pack
 from vibemq.server.effects import Delivery
@@ -34,6 +34,8 @@ class Witness:
         """What is being published."""
         self.redriven: list[tuple[Queue, Copy]] = []
         """What went back to work since somebody asked for it: where to, and the dead letter that it was."""
+        self.just_died: list[Message] = []
+        """The dead letters that the last command, or turn, brought."""
         self.created: dict[tuple[int, int], int] = {}
         """(queue, group) -> where it began, of new groups."""
         self.lost: Counter[tuple[int, int]] = Counter()
@@ -64,6 +66,7 @@ class Witness:
     def hear(self, first: int, events: Sequence[e.Event], deliveries: Sequence[Delivery]) -> None:
         """What one command, or turn, has come to: events from record `first` on, and what is sent to consumers."""
         self._deliveries.extend(deliveries)
+        self.just_died.clear()
         for offset, event in enumerate(events, first):
             if not isinstance(event, e.QueueDeclared) and not self._goes_on_with(event):
                 self._check_removals()
@@ -239,6 +242,7 @@ class Witness:
             for copy in copies:
                 why = Why(event.reason, queue.number, event.attempts, event.error, self.model.now_us, copy.message.lane)
                 target.add(copy.message.content, 0, self.model.now_us, why)
+                self.just_died.append(target.messages[-1])
 
     def _redriven(self, _: int, event: e.Redriven) -> None:
         """Dead letters went back to work, with the attempts that they had."""
