@@ -308,7 +308,7 @@ class Machine(RuleBasedStateMachine):
             return
         request, deliveries = self.request() if random.random() < 0.5 else 0, self.runs(random, consumer)
         lease_ms = random.choice([0, 5, 80])
-        until_us = self.rig.now_us + (lease_ms or consumer.group.queue.settings.lease_ms) * MS
+        until_us = self.rig.now_us + (lease_ms * MS or consumer.lease_us)
         self.rig.broker.deliveries.extend(consumer.connection, consumer.number, deliveries, lease_ms, request)
         asked = {number for start, end in deliveries for number in range(start, end)}
         for number in asked & consumer.open.keys():

@@ -184,12 +184,19 @@ class Consumer:
     credit_messages: int = 0
     credit_bytes: int = 0
     exclusive: bool = False
+    lease_ms: int = 0
+    """What it was told, and counts on."""
     handed: int = 0
     next_delivery: int = 1
     open: dict[int, tuple[Copy, int]] = field(default_factory=dict)
     """Delivery number -> (message, end of its lease)."""
     pull_until_us: int | None = None
     pulled: bool = False
+
+    @property
+    def lease_us(self) -> int:
+        """How long it may hold what it is given now."""
+        return max(self.lease_ms, self.group.queue.settings.lease_ms) * MS
 
     @property
     def has_credit(self) -> bool:
@@ -399,7 +406,7 @@ class Model:
             group.settle(copy)
         else:
             copy.state, copy.handed_out = State.UNACKED, True
-            consumer.open[consumer.next_delivery] = copy, self.now_us + queue.settings.lease_ms * MS
+            consumer.open[consumer.next_delivery] = copy, self.now_us + consumer.lease_us
         consumer.next_delivery += 1
         return copy
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.server.rig import Rig, batch_of
+from vibemq import events as e
 from vibemq.errors import QueueFull
 from vibemq.server.broker import Subscribing
 from vibemq.server.publishing import Publish
@@ -42,6 +43,11 @@ class Desk:
         self.broker.end_turn()
         return self.rig.state.topology.next_subscription - 1
 
+    def wait_ms(self, passed_ms: int) -> None:
+        """Let time pass, and the broker do what is due by then."""
+        self.rig.pass_time(passed_ms * 1000)
+        self.broker.tick()
+
     def lengths(self, name: str) -> dict[str, int]:
         """How many messages each group has before it."""
         queue = self.broker.queues.require(name)
@@ -72,3 +78,23 @@ def test_what_one_queue_of_a_topic_refuses_does_not_count_for_the_rate_of_anothe
         desk.publish("news", b"refused", to_topic=True)
     desk.publish("slow", b"the first of this second")
     assert desk.lengths("slow") == {"": 1}
+
+
+def test_a_lease_that_is_made_shorter_is_not_shorter_for_a_consumer_that_counts_on_the_longer_one() -> None:
+    """It extends what it has not handed on as seldom as it was told, and would lose messages that nobody has seen."""
+    desk = Desk()
+    desk.declare("q", lease_ms=90_000)
+    old = desk.consume("q", 9)
+    desk.broker.queues.change(desk.connection, desk.request, "q", {"lease_ms": 10})
+    desk.publish("q", b"1")
+    desk.wait_ms(30_000)
+    desk.broker.deliveries.extend(desk.connection, old, ((1, 2),), 0, desk.request)
+    desk.wait_ms(89_999)
+    assert desk.rig.take_events(e.Released) == []
+    desk.wait_ms(1)
+    assert [event.reason for event in desk.rig.take_events(e.Released)] == [e.ReleaseReason.LEASE_EXPIRED]
+    desk.broker.unsubscribe(desk.connection, desk.request, old)
+    desk.consume("q", 9)
+    desk.rig.take()
+    desk.wait_ms(10)
+    assert [event.reason for event in desk.rig.take_events(e.Released)] == [e.ReleaseReason.LEASE_EXPIRED]

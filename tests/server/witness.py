@@ -128,7 +128,9 @@ class Witness:
 
     def _subscribed(self, _: int, event: e.Subscribed) -> None:
         assert event.subscription not in self.model.consumers
-        self.model.joined(Consumer(event.subscription, self._group(event), event.connection, self.unacked_max))
+        consumer = Consumer(event.subscription, self._group(event), event.connection, self.unacked_max)
+        consumer.lease_ms = consumer.group.queue.settings.lease_ms
+        self.model.joined(consumer)
 
     def _unsubscribed(self, _: int, event: e.Unsubscribed) -> None:
         assert event.subscription not in self.model.consumers
@@ -161,9 +163,8 @@ class Witness:
     def _delivered(self, _: int, event: e.Delivered) -> None:
         """A consumer was given messages, by the deliveries that come next."""
         consumer = self.model.consumers[event.subscription]
-        settings = consumer.group.queue.settings
-        keeps = settings.mode is not e.Mode.FAN_OUT_NO_ACK
-        assert event.lease_until_us == (self.model.now_us + settings.lease_ms * MS if keeps else 0)
+        keeps = consumer.group.queue.settings.mode is not e.Mode.FAN_OUT_NO_ACK
+        assert event.lease_until_us == (self.model.now_us + consumer.lease_us if keeps else 0)
         wanted = [(lane, at) for lane, start, end in event.spans for at in range(start, end)]
         given: list[Copy] = []
         while len(given) < len(wanted):

@@ -67,6 +67,7 @@ class Deliveries:
         subscription.unacked_max = self._limits.unacked_per_subscription
         subscription.keeps = queue.settings.mode is not Mode.FAN_OUT_NO_ACK
         subscription.exclusive = exclusive
+        subscription.lease_ms = queue.settings.lease_ms
         self._subscriptions[number] = subscription
         consumers = self._consumers.setdefault(queue.id, {}).get(group.id)
         if consumers is None:
@@ -240,10 +241,9 @@ class Deliveries:
         now_us = self._journal.now_us
         if queue.settings.deliver_rate and consumers.deliver_rate is None:
             consumers.deliver_rate = Bucket(queue.settings.deliver_rate, now_us)
-        lease_until_us = now_us + queue.settings.lease_ms * 1000
         for subscription in self._dispatcher.dispatch(queue, group, consumers):
             if subscription.keeps:
-                self._watch_lease(subscription, lease_until_us)
+                self._watch_lease(subscription, subscription.lease_until_us(queue.settings.lease_ms, now_us))
             if self._dispatcher.is_cut_short(subscription):
                 self._changed[queue.id] = None
                 if subscription.id in self._pulling:  # it goes on for one more turn
@@ -367,7 +367,8 @@ class Deliveries:
             self._answer(connection, request, 0, 0)
             return
         queue = self._state.queues[subscription.queue]
-        until = self._journal.now_us + (lease_ms or queue.settings.lease_ms) * 1000
+        now_us = self._journal.now_us
+        until = now_us + lease_ms * 1000 if lease_ms else subscription.lease_until_us(queue.settings.lease_ms, now_us)
         pieces = subscription.extend(deliveries, until)
         if pieces:
             spans: list[Span] = []

@@ -136,7 +136,7 @@ class Dispatcher:
     def _give(self, queue: Queue, group: Group, consumers: Consumers, taker: Subscription, count: int) -> int:
         """Hand up to `count` messages to a subscription; how many that were."""
         keeps = queue.settings.mode is not Mode.FAN_OUT_NO_ACK
-        lease_until_us = self._journal.now_us + queue.settings.lease_ms * 1000 if keeps else 0
+        lease_until_us = taker.lease_until_us(queue.settings.lease_ms, self._journal.now_us) if keeps else 0
         first, overtaken = taker.next_delivery, None
         if consumers.key_order is not None:
             spans, size, weight = self._pick_by_key(queue, group, consumers, taker, count, lease_until_us)

@@ -81,6 +81,7 @@ class Subscription:
         "id",
         "keeps",
         "lease_check_us",
+        "lease_ms",
         "next_delivery",
         "open",
         "queue",
@@ -108,6 +109,8 @@ class Subscription:
         """Its client does not read what it was sent."""
         self.drain_until_us: int | None = None
         self.lease_check_us: int | None = None
+        self.lease_ms = 0
+        """The lease that its client was told: it extends in step with that, so it is given no shorter one."""
         self.open = IntervalSet()
         self.runs: list[Run] = []
         self._runs_bound = RUNS_MIN
@@ -135,6 +138,10 @@ class Subscription:
             self.open.add(start, end)
             self.runs.append(Run(start, end, origin, first, lease_until_us))
         return start
+
+    def lease_until_us(self, lease_ms: int, now_us: int) -> int:
+        """When a lease ends that begins now, in a queue of which `lease_ms` is the lease."""
+        return now_us + max(lease_ms, self.lease_ms) * 1000
 
     def pieces(self, start: int, end: int) -> Iterator[Piece]:
         """Where the deliveries start <= number < end are; all of them must be open."""
