@@ -46,7 +46,7 @@ class Deliveries:
         self._again_us: dict[int, int] = {}  # queue -> its earliest entry there
         self._dispatcher = dispatcher
         self._dead_lettering = DeadLettering(journal, defaults, self._changed)
-        self._removal = Removal(journal, dispatcher, self._dead_lettering)
+        self._removal = Removal(journal, dispatcher, self._dead_lettering, self._removed)
         for queue in self._state.queues.values():
             self.came_back(queue)
 
@@ -221,13 +221,15 @@ class Deliveries:
         """Remove what is too old, hand out what is ready, and then remove what there is no room for."""
         consumers = self._consumers.get(queue.id, {})
         for group in list(queue.groups.values()):
+            takers = consumers.get(group.id)
+            if takers is not None and takers.key_order is not None:
+                takers.key_order.was_cut_short = False  # only a look in this turn is one that goes on in the next
             if (queue.id, group.id) in self._dispatcher.loading or not group.ready(queue.next):
                 continue
             is_timed = queue.timed or queue.settings.ttl_ms
             if is_timed and (due_us := self._removal.expire(queue, group)):
                 self._look_again(queue.id, due_us)
             offset = self._journal.next_offset
-            takers = consumers.get(group.id)
             if takers is not None:
                 self._hand_out(queue, group, takers)
                 if self._dispatcher.too_old:
@@ -254,8 +256,15 @@ class Deliveries:
             due_us = consumers.deliver_rate.due_us(now_us)
             if due_us > now_us:  # else it is not the rate that they wait for
                 self._look_again(queue.id, due_us)
-        if consumers.key_order is not None and consumers.key_order.was_cut_short:
+        if consumers.is_looking:
             self._changed[queue.id] = None
+
+    def _removed(self, queue: Queue, group: Group, pieces: Iterable[Piece]) -> None:
+        """These were ready, and are gone."""
+        consumers = self._consumers.get(queue.id, {}).get(group.id)
+        if consumers is not None and consumers.key_order is not None:
+            for piece in pieces:
+                consumers.key_order.removed(piece.span[1], piece.keys)
 
     def _look_again(self, queue: int, due_us: int) -> None:
         """Look at a queue at that time, unless that is done earlier anyway."""
@@ -283,8 +292,13 @@ class Deliveries:
                 and until <= self._journal.now_us
                 and (subscription.queue, subscription.group) not in self._dispatcher.loading
                 and not self._dispatcher.is_cut_short(subscription)
+                and not self._is_looking(subscription)
             ):
                 self._drain(subscription)
+
+    def _is_looking(self, subscription: Subscription) -> bool:
+        """Whether there are keys that were not looked at yet, and will be in the next turn."""
+        return self._consumers[subscription.queue][subscription.group].is_looking
 
     def _drain(self, subscription: Subscription) -> None:
         del self._pulling[subscription.id]

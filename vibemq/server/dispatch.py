@@ -53,6 +53,11 @@ class Consumers:
             everyone = everyone[self.turn :] + everyone[: self.turn]
         return [one for one in everyone if one.has_credit]
 
+    @property
+    def is_looking(self) -> bool:
+        """Whether enough keys were looked at in this turn, and there are more."""
+        return self.key_order is not None and self.key_order.was_cut_short
+
     def remove(self, subscription: Subscription) -> None:
         """This one is gone; nobody loses a turn by that."""
         at = self.subscriptions.index(subscription)
@@ -102,7 +107,7 @@ class Dispatcher:
                     given += count
                     served.append(taker)
                     consumers.served(taker)
-                if place in self.loading or given >= ready or self.too_old:
+                if place in self.loading or given >= ready or self.too_old or consumers.is_looking:
                     return served
             if not given:  # what comes next is parked behind its key
                 break

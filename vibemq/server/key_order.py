@@ -168,6 +168,20 @@ class KeyOrder:
             found = True
         return found
 
+    def removed(self, start: int, keys: Iterable[int] | None) -> None:
+        """Messages from `start` on, of these keys, were dropped or became too old, the oldest first.
+
+        Those that are parked would else count for as long as their key is out, until nothing new is looked at.
+        """
+        for sequence, key in enumerate(keys or (), start):
+            if sequence in self._key:
+                self.settled(sequence, sequence + 1)
+            elif (parked := self._parked.get(key)) and parked[0] == sequence:
+                parked.popleft()
+                self._parked_count -= 1
+                if not parked:
+                    del self._parked[key]
+
     def ready_again(self, start: int, end: int) -> None:
         """These were out, or waited, and keep their keys."""
         for sequence in range(start, end):
