@@ -159,7 +159,9 @@ class Deliveries:
     def consumers(self, queue: int, group: int | None = None) -> int:
         """How many consumers a queue has, or one of its groups."""
         groups = self._consumers.get(queue, {})
-        return sum(len(one.subscriptions) for number, one in groups.items() if group in {None, number})
+        if group is None:
+            return sum(len(one.subscriptions) for one in groups.values())
+        return len(groups[group].subscriptions) if group in groups else 0
 
     def has_exclusive(self, queue: int, group: int) -> bool:
         """Whether a consumer has the group for itself."""

@@ -66,7 +66,7 @@ class Consumers:
             self.turn -= 1
 
     def served(self, subscription: Subscription) -> None:
-        """This one had its turn."""
+        """This one had its turn, the last of those that had one."""
         self.turn = self.subscriptions.index(subscription) + 1
 
 
@@ -90,6 +90,12 @@ class Dispatcher:
 
     def dispatch(self, queue: Queue, group: Group, consumers: Consumers) -> list[Subscription]:
         """Hand out what is ready as far as credit goes, and return who got something."""
+        served = self._serve(queue, group, consumers)
+        if served:
+            consumers.served(served[-1])
+        return served
+
+    def _serve(self, queue: Queue, group: Group, consumers: Consumers) -> list[Subscription]:
         served: list[Subscription] = []
         self.too_old.clear()
         settings = queue.settings
@@ -106,7 +112,6 @@ class Dispatcher:
                 if count:
                     given += count
                     served.append(taker)
-                    consumers.served(taker)
                 if place in self.loading or given >= ready or self.too_old or consumers.is_looking:
                     return served
             if not given:  # what comes next is parked behind its key
