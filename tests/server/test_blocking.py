@@ -6,9 +6,9 @@ import pytest
 
 from tests.server.rig import Rig, batch_of
 from vibemq import events as e
-from vibemq.errors import QueueBlocked
+from vibemq.errors import LimitExceeded, QueueBlocked
 from vibemq.server.effects import Unblocked
-from vibemq.server.publishing import EXPECTED_MAX, Publish
+from vibemq.server.publishing import EXPECTED_MAX, LOOKS_MAX, PLACES_MAX, Publish
 
 PRODUCER: Final = 7
 
@@ -177,3 +177,42 @@ def test_what_is_remembered_of_a_place_is_bounded(count: int) -> None:
         assert publish(rig, connection, sequence)
         make_room(rig, connection)
     assert stored(rig) == list(range(1, count))
+
+
+def test_a_connection_waits_at_no_more_places_than_the_limit() -> None:
+    rig, connection = rig_with(overflow="block", max_length=1)
+    rig.broker.queues.bind(connection, 1, "q", "#")
+    assert publish(rig, connection, 1)
+    for number in range(PLACES_MAX):
+        assert not publish(rig, connection, 2 + number, name=f"t.{number}", topic=True)
+    with pytest.raises(LimitExceeded):
+        publish(rig, connection, 2 + PLACES_MAX, name="another", topic=True)
+    assert not publish(rig, connection, 2 + PLACES_MAX, name="t.1", topic=True)
+    make_room(rig, connection)
+    told: list[str] = []
+    while rig.broker.publishing.has_more or not told:
+        told += unblocked(rig)
+    assert len(told) == PLACES_MAX
+    assert publish(rig, connection, 10_000, oldest=10_000)  # what was refused before is given up
+    assert not publish(rig, connection, 10_001, oldest=10_001, name="another", topic=True)
+
+
+def test_of_many_who_wait_each_is_told_in_some_turn_and_then_nobody_looks_any_more() -> None:
+    rig, connection = rig_with(overflow="block", max_length=10)
+    for sequence in range(1, 11):
+        assert publish(rig, connection, sequence)
+    several = [rig.broker.connect("", "", "binary", 100 + number) for number in range(2 * LOOKS_MAX + 10)]
+    for one in several:
+        assert not publish(rig, one, 1)
+    assert unblocked(rig) == []
+    assert rig.broker.has_more
+    rig.broker.disconnect(several.pop(), "test", lost=False)
+    while rig.broker.publishing.has_more:
+        assert unblocked(rig) == []
+    make_room(rig, connection)
+    told: list[str] = []
+    while rig.broker.publishing.has_more or not told:
+        told += unblocked(rig)
+    assert len(told) == len(several)
+    assert unblocked(rig) == []
+    assert not rig.broker.publishing.has_more

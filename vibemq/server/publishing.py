@@ -39,6 +39,10 @@ _TAKES_ALL = frozenset({Overflow.DROP_OLDEST, Overflow.DEAD_LETTER})
 """A queue with one of these makes room afterwards."""
 EXPECTED_MAX = 2_000
 """So many refused batches are remembered at one place: twice what a client may have on its way."""
+PLACES_MAX = 1_000
+"""A connection waits at so many queues and topics; what would have to wait at others is refused."""
+LOOKS_MAX = 500
+"""Places at which somebody waits that are looked at in one turn; each takes about 3 us."""
 HYSTERESIS_MAX = 100
 """A full queue must have so much room, or a tenth of its length, before publishers hear of it: not for each message."""
 
@@ -94,9 +98,13 @@ class _Place:
         at = bisect_left(self.expected, (sequence,))
         return at < len(self.expected) and self.expected[at].sequence == sequence
 
+    def give_up(self, oldest: int) -> None:
+        """The client has given up what is below `oldest`."""
+        del self.expected[: bisect_left(self.expected, (oldest,))]
+
     def has_turn(self, sequence: int, oldest: int) -> bool:
         """Whether a batch may be looked at now. What is below `oldest` was given up by the client."""
-        del self.expected[: bisect_left(self.expected, (oldest,))]
+        self.give_up(oldest)
         if self.expected and sequence == self.expected[0].sequence:
             del self.expected[0]
             return True
@@ -138,6 +146,8 @@ class Publishing:
         self._unroutable = unroutable
         self._publishers: dict[int, Publisher] = {}
         self._blocked: dict[int, None] = {}  # connections that wait for something, in order
+        self._looks_left = 0
+        self._looked_offset = 0
         self._buckets: dict[int, Bucket] = {}  # by queue
 
     # --- coming and going
@@ -391,23 +401,63 @@ class Publishing:
 
     def _block(self, publisher: Publisher, publish: Publish, why: str) -> None:
         """Remember that a connection waits, and refuse its batch."""
-        place = publisher.places.setdefault((publish.name, publish.to_topic), _Place())
+        place = publisher.places.get((publish.name, publish.to_topic))
+        if place is None:
+            self._make_place(publisher, publish.oldest)
+            place = publisher.places[publish.name, publish.to_topic] = _Place()
         place.refuse(_Refused(publish.sequence, publish.batch.count, publish.batch.record_bytes))
         self._blocked[publish.connection] = None
         raise QueueBlocked(f"{why}: wait until {publish.name!r} is unblocked, then send again, in order")
 
+    def _make_place(self, publisher: Publisher, oldest: int) -> None:
+        """Let a connection wait at one more place.
+
+        Raises:
+            LimitExceeded: it waits at too many.
+        """
+        places = publisher.places
+        if len(places) < PLACES_MAX:
+            return
+        for key, place in list(places.items()):
+            place.give_up(oldest)
+            if not place.expected and not place.waits:
+                del places[key]
+        if len(places) >= PLACES_MAX:
+            raise LimitExceeded(f"this connection waits at {len(places)} queues and topics, which is the limit")
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the next turn goes on with looking at who waits."""
+        return self._looks_left > 0
+
     def unblock(self) -> None:
-        """Tell those who wait for a queue that takes some again."""
-        for connection in list(self._blocked):
-            publisher = self._publishers[connection]
-            for (name, to_topic), place in list(publisher.places.items()):
-                if place.waits and self._is_free(publisher, place.first, self._concerned(name, to_topic=to_topic)):
-                    place.waits = False
-                    if not place.expected:
-                        del publisher.places[name, to_topic]
-                    self._journal.effects.append(Unblocked(0, connection, name))
-            if not any(place.waits for place in publisher.places.values()):
-                del self._blocked[connection]
+        """Tell those who wait for a queue that takes some again: a part of them, if they are many, and who is next."""
+        self._looks_left = min(self._looks_left, len(self._blocked))
+        if not self._blocked:
+            return
+        # A round through all of them ends; it begins anew where something has changed that those before may wait for.
+        if not self._looks_left or self._looked_offset != self._journal.next_offset:
+            self._looks_left, self._looked_offset = len(self._blocked), self._journal.next_offset
+        looks = 0
+        while self._looks_left and looks < LOOKS_MAX:
+            self._looks_left -= 1
+            connection = next(iter(self._blocked))
+            del self._blocked[connection]
+            looks += len(self._publishers[connection].places)
+            if self._waits_still(connection):
+                self._blocked[connection] = None
+
+    def _waits_still(self, connection: int) -> bool:
+        """Tell a connection of the places that take some again. Whether it waits for others."""
+        publisher, waits = self._publishers[connection], False
+        for (name, to_topic), place in list(publisher.places.items()):
+            if place.waits and self._is_free(publisher, place.first, self._concerned(name, to_topic=to_topic)):
+                place.waits = False
+                if not place.expected:
+                    del publisher.places[name, to_topic]
+                self._journal.effects.append(Unblocked(0, connection, name))
+            waits = waits or place.waits
+        return waits
 
     def _is_free(self, publisher: Publisher, wanted: _Refused, queues: Sequence[Queue]) -> bool:
         now_us = self._journal.now_us
@@ -434,6 +484,8 @@ class Publishing:
 
     def next_due_us(self) -> int | None:
         """When somebody may be told that a rate allows more."""
+        if not self._buckets and not self._limits.publish_rate_per_connection:
+            return None
         times = []
         now_us = self._journal.now_us
         for connection in self._blocked:
