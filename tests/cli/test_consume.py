@@ -34,6 +34,23 @@ def test_it_ends_when_the_queue_is_empty_and_what_it_printed_is_gone(broker: Ser
     assert broker.run("consume", "emptied").stdout == b""
 
 
+def test_it_prints_all_messages_of_a_key_one_after_the_other(broker: ServedBroker) -> None:
+    assert broker.run("queue", "declare", "keyed", "--order-by-key").returncode == 0
+    for number in range(3):
+        assert broker.run("publish", "keyed", f"a{number}", "--key", "a").returncode == 0
+        assert broker.run("publish", "keyed", f"b{number}", "--key", "b").returncode == 0
+    printed = broker.run("consume", "keyed").stdout.split()
+    assert [body for body in printed if body.startswith(b"a")] == [b"a0", b"a1", b"a2"]
+    assert [body for body in printed if body.startswith(b"b")] == [b"b0", b"b1", b"b2"]
+    assert counts(broker, "keyed") == (0, 0)
+
+
+def test_it_waits_for_a_queue_that_hands_out_slowly(broker: ServedBroker) -> None:
+    assert broker.run("queue", "declare", "slow", "--deliver-rate", "10").returncode == 0
+    assert broker.run("publish", "slow", *"abcd").returncode == 0
+    assert broker.run("consume", "slow").stdout == b"a\nb\nc\nd\n"
+
+
 def test_a_count_takes_so_many_and_leaves_the_rest(broker: ServedBroker) -> None:
     publish_numbers(broker, "counted", 10)
     assert broker.run("consume", "counted", "--count", "3").stdout == b"0\n1\n2\n"

@@ -5,6 +5,9 @@
 
 A message is acked only when all of its bytes were taken by stdout. When an ack is lost with a connection, the message
 comes again and is printed again: at least once.
+
+It ends with a pull that brings nothing while nothing is in hand: what is in hand may hold others back, as those of the
+same key. And a queue that hands out so many messages a second is given the time for the next one.
 """
 
 import asyncio
@@ -33,6 +36,8 @@ EXTEND_SECONDS_MAX: Final = 10.0
 """While stdout takes nothing leases are extended at least this often."""
 END_SECONDS: Final = 2.0
 """How long, once a signal came, to wait for what is under way."""
+RATE_SECONDS: Final = 0.5
+"""How much longer than its rate says the next message of a queue may take before there is taken to be none."""
 PEEK_MESSAGES: Final = 500
 STDOUT: Final = 1
 IN_VAIN: Final = (
@@ -130,7 +135,7 @@ def command(
 ) -> None:
     """Print the messages of QUEUE, one a line, and take them from it.
 
-    Ends when the queue is empty. A message is acked once stdout has taken it. A queue that fans out gives every message
+    Ends when nothing is left that is ready. A message is acked once stdout has taken it. A queue that fans out gives every message
     to each of its groups; without --group this is a new one of its own, which is deleted a minute after it.
     """
     if follow and (peek or count is not None):
@@ -200,12 +205,15 @@ class Share:
 
 
 class Consumer:
-    """Takes messages from a queue until it is empty, `count` came, the reader of stdout has gone, or for ever."""
+    """Takes messages from a queue until none is ready, `count` came, the reader of stdout has gone, or for ever."""
 
     def __init__(self, share: Share, count: int | None, stdout: Stdout, *, follow: bool) -> None:
         """Prepare; `consume` does it."""
         self._share, self._left, self._stdout, self._follow = share, count, stdout, follow
         self._until_empty = not follow and count is None
+        self._wait = 0.0 if self._until_empty else WAIT_SECONDS
+        self._free_handed = True
+        """Whether nothing was in hand when the last pull began."""
         self._seen = False
         self._acks: set[asyncio.Task[None]] = set()
         self._failure: VibeMQError | None = None
@@ -255,13 +263,23 @@ class Consumer:
             self._left -= len(batch)
             self._ended = self._left == 0
         if not batch and self._until_empty:
-            void = self.void
             await self._acked(0)
-            self._ended = void == self.void  # else there are messages that come again
+            self._ended = self._free_handed and not await self._slowed()
+        self._free_handed = not batch
         self._pulling = self._pull()
         if batch:
             await self._print(batch)
             self._ended = self._ended or self._stdout.broken
+
+    async def _slowed(self) -> bool:
+        """Whether nothing may have come as the queue has a rate. From then on pulls wait for as long as that may take."""
+        if self._wait:
+            return False
+        settings = (await self._client.show_queue(self._share.queue))["settings"]
+        assert isinstance(settings, dict)
+        rate = settings["deliver_rate"]
+        self._wait = RATE_SECONDS + 1 / rate if rate else 0.0
+        return bool(rate)
 
     def _pull(self) -> "asyncio.Task[list[vibemq.Message]]":
         return asyncio.create_task(self._some())
@@ -270,11 +288,11 @@ class Consumer:
         if self._ended:
             return []
         most = PULL_MESSAGES if self._left is None else min(PULL_MESSAGES, self._left)
-        wait, share = 0 if self._until_empty else WAIT_SECONDS, self._share
+        share = self._share
         while True:
             try:
                 return await self._client.pull(
-                    share.queue, most, wait, group=share.group, start=share.start, exclusive=share.exclusive
+                    share.queue, most, self._wait, group=share.group, start=share.start, exclusive=share.exclusive
                 )
             except RequestTimeout as problem:
                 if not self._follow:
