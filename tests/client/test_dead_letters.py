@@ -97,6 +97,24 @@ def test_a_redrive_goes_on_until_nothing_is_left() -> None:
     with_client(test)
 
 
+def test_a_redrive_ends_where_the_dead_letters_ended_when_it_began() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        asked = list[m.Redrive]()
+
+        def answer(command: m.Redrive) -> m.Reply:
+            asked.append(command)
+            end = command.end or 2_001
+            following = command.start + 1_000 if command.start + 1_000 < end else 0
+            result = {"count": 1_000, "next": following, "end": end, "targets": {"orders": 1_000}, "homeless": 0}
+            return m.Done(request=command.request, result=result)
+
+        broker.answers[m.Redrive] = answer
+        assert (await client.redrive("orders.dlq", start=1)).moved == 2_000
+        assert [(one.start, one.end) for one in asked] == [(1, 0), (1_001, 2_001)]
+
+    with_client(test)
+
+
 def test_a_redrive_of_some_sequences_asks_for_no_others() -> None:
     async def test(broker: FakeBroker, client: Client) -> None:
         letters = Letters(broker, 1_500)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 
 from tests.server.rig import Rig, batch_of
-from vibemq.errors import InvalidName
+from vibemq.errors import InvalidName, InvalidRequest
 from vibemq.projections.projector import Projector
 from vibemq.protocol import messages as m
 from vibemq.server.broker import Broker
@@ -55,6 +55,16 @@ def test_the_life_of_a_queue_in_requests() -> None:
     assert found[7] == []
     assert found[8]["until_us"] > 0
     assert found[10] == [found[9]] == [{**found[2], "name": "s"}]
+
+
+@pytest.mark.parametrize("kind", [m.DeadLetters, m.Redrive])
+def test_a_reason_that_there_is_not_is_refused(
+    kind: type[m.DeadLetters | m.Redrive],
+) -> None:
+    declare = m.Declare(request=1, queue="q")
+    with pytest.raises(InvalidRequest, match=r"max-attempts, rejected.*, not 'max_attempts'"):
+        answers(Rig(), [declare, kind(request=2, queue="q", reason="max_attempts")])
+    answers(Rig(), [declare, kind(request=2, queue="q", reason="max-attempts")])
 
 
 @pytest.mark.parametrize("kind", [m.Declare, m.Change])

@@ -47,14 +47,22 @@ def left(rig: Rig) -> list[tuple[int, int]]:
 def test_a_redrive_moves_what_lies_between_start_and_end_and_nothing_else() -> None:
     rig, connection = with_letters(10)
     assert redrive(rig, connection, 3, 6, dry_run=True)["count"] == 3
-    assert redrive(rig, connection, 3, 6) == {"count": 3, "next": 0, "targets": {"orders": 3}, "homeless": 0}
+    assert redrive(rig, connection, 3, 6) == {"count": 3, "next": 0, "end": 6, "targets": {"orders": 3}, "homeless": 0}
     assert left(rig) == [(1, 3), (6, 11)]
     assert redrive(rig, connection, 4, 5)["count"] == 0, "it is gone, and the next one is not meant"
-    assert redrive(rig, connection, 4, 8) == {"count": 2, "next": 0, "targets": {"orders": 2}, "homeless": 0}
-    assert redrive(rig, connection, 0, 0) == {"count": 5, "next": 0, "targets": {"orders": 5}, "homeless": 0}
+    assert redrive(rig, connection, 4, 8) == {"count": 2, "next": 0, "end": 8, "targets": {"orders": 2}, "homeless": 0}
+    assert redrive(rig, connection, 0, 0) == {"count": 5, "next": 0, "end": 11, "targets": {"orders": 5}, "homeless": 0}
 
 
 def test_a_redrive_of_part_of_a_range_tells_where_to_go_on() -> None:
     rig, connection = with_letters(10)
     assert redrive(rig, connection, 3, 9, most=2)["next"] == 5
     assert redrive(rig, connection, 5, 9, most=4)["next"] == 0
+
+
+def test_a_dry_run_tells_what_the_same_request_would_move() -> None:
+    rig, connection = with_letters(10)
+    for start, end, most in ((0, 0, 4), (5, 0, 4), (3, 6, 9), (9, 0, 2)):
+        would = redrive(rig, connection, start, end, most, dry_run=True)
+        assert left(rig)[-1] == (1, 11)
+        assert would == redrive(with_letters(10)[0], connection, start, end, most)

@@ -489,7 +489,7 @@ def test_the_queues_of_the_configuration_are_made_so(office: Office) -> None:
     ("settings", "said"),
     [
         ({"mode": "priority"}, "queue 'live' exists with other settings: mode is 'round-robin', not 'priority'"),
-        ({"order_by_key": True}, "order_by_key is False, not True; order_by_key cannot be changed"),
+        ({"order_by_key": True}, "order_by_key is false, not true; order_by_key cannot be changed"),
         ({"group_idle_ms": 5}, "group_idle_ms needs mode"),
     ],
 )

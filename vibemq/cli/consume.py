@@ -135,8 +135,9 @@ def command(
 ) -> None:
     """Print the messages of QUEUE, one a line, and take them from it.
 
-    Ends when nothing is left that is ready. A message is acked once stdout has taken it. A queue that fans out gives every message
-    to each of its groups; without --group this is a new one of its own, which is deleted a minute after it.
+    Ends when nothing is left that is ready. A message is acked once stdout has taken it. A queue that fans out gives
+    every message to each of its groups; without --group this is a new one of its own, which is deleted a minute after
+    it.
     """
     if follow and (peek or count is not None):
         raise click.UsageError("--follow never ends: leave out --peek and --count.")
@@ -272,7 +273,7 @@ class Consumer:
             self._ended = self._ended or self._stdout.broken
 
     async def _slowed(self) -> bool:
-        """Whether nothing may have come as the queue has a rate. From then on pulls wait for as long as that may take."""
+        """Whether nothing may have come because the queue has a rate; if so, pulls wait for the next from now on."""
         if self._wait:
             return False
         settings = (await self._client.show_queue(self._share.queue))["settings"]

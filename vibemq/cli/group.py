@@ -53,8 +53,8 @@ def groups_of(queue: Mapping[str, Any]) -> list[dict[str, Any]]:
     groups = queue.get("groups")
     if not isinstance(groups, list):
         raise UnknownGroup(
-            f"queue {queue.get('name')!r} has no groups, as it is {queue.get('mode')}: all of its consumers share its "
-            "messages. Declare one with --mode fan-out for groups"
+            f"queue {queue.get('name')!r} has no groups, as it has mode {queue.get('mode')}: all of its consumers "
+            "share its messages. Declare one with --mode fan-out for groups"
         )
     return groups
 

@@ -105,9 +105,10 @@ class DeadLetters(Administration):
     ) -> Redriven:
         """Send dead letters back to the queues they came from, or to the queue `to`; their attempts count on.
 
-        They are those from sequence `start` on, and before `end` (None: all that there are) that pass the filters.
+        They are those from sequence `start` on, and before `end` (None: all that there are when it begins; what comes
+        back meanwhile is not sent again) that pass the filters.
         `count` is how many at most (None: all of them), `rate` how many a second. With `dry_run` nothing
-        is moved, and all of them are counted, whatever `count` says. `on_progress` is called after each
+        is moved, and what would be is counted. `on_progress` is called after each
         request with what was moved until then; a blocking client calls it on its own thread. Stopping half-way leaves
         the rest where it is.
 
@@ -127,13 +128,18 @@ class DeadLetters(Administration):
             return Redriven()
         filters = _filter(reason, source, error, since, until)
         wanted = m.Redrive(request=1, queue=queue, target=to or "", end=end or 0, dry_run=dry_run, **filters)
-        step = REDRIVE_MESSAGES_MAX if rate is None else max(1, int(min(rate / STEPS_A_SECOND, REDRIVE_MESSAGES_MAX)))
+        step = (
+            REDRIVE_MESSAGES_MAX
+            if rate is None or dry_run
+            else max(1, int(min(rate / STEPS_A_SECOND, REDRIVE_MESSAGES_MAX)))
+        )
         loop = asyncio.get_running_loop()
         began, done = loop.time(), Redriven()
         while True:
             most = step if count is None else min(step, count - done.moved)
             answer = await self._redrive_some(msgspec.structs.replace(wanted, start=start, count=most), done)
             done, start = _added(done, answer), _number(answer.get("next"))
+            wanted = msgspec.structs.replace(wanted, end=wanted.end or _number(answer.get("end")))
             if on_progress is not None:
                 on_progress(done)
             if not start or (count is not None and done.moved >= count):

@@ -300,9 +300,9 @@ class Redrive(Control, frozen=True, kw_only=True):
     """Send dead letters back to the queue they came from, or to `target`; filters are those of DeadLetters.
 
     At most `count` at a time, from sequence `start` on and before `end` (0: all that are there). Done.result:
-    {"count": n, "next": s, "targets": {queue: n}, "homeless": n}: what was moved, where to go on, and how many were
-    passed over, as the queue that they came from is gone; `next` is 0 when nothing is left. With `dry_run` nothing is
-    moved, and all that would be is counted.
+    {"count": n, "next": s, "end": s, "targets": {queue: n}, "homeless": n}: what was moved, where to go on and up to
+    where, and how many were passed over, as the queue that they came from is gone; `next` is 0 when nothing is left.
+    With `dry_run` nothing is moved, and what would be is counted.
     """
 
     request: Request

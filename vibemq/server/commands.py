@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from vibemq.errors import InvalidRequest
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import check_name
 from vibemq.server.broker import Broker, Subscribing
-from vibemq.server.dead_letters import Filter, Redriving
+from vibemq.server.dead_letters import REASONS, Filter, Redriving
 
 
 def _subscribe(broker: Broker, connection: int, ask: m.Subscribe) -> None:
@@ -131,6 +132,8 @@ def _redrive(broker: Broker, connection: int, ask: m.Redrive) -> None:
 
 
 def _filter(ask: m.DeadLetters | m.Redrive) -> Filter:
+    if ask.reason and ask.reason not in REASONS:
+        raise InvalidRequest(f"dead letters have one of the reasons {', '.join(REASONS)}, not {ask.reason!r}")
     return Filter(ask.reason, ask.source, ask.error, ask.since_us, ask.until_us)
 
 

@@ -157,13 +157,16 @@ class DeadLetters:
     # --- back to work
 
     def redrive(self, ask: Redriving, *, dry_run: bool) -> None:
-        """Send dead letters back, as many as are in memory; the answer tells where to go on.
+        """Send dead letters back, as many as are in memory; the answer tells where to go on, and up to where.
+
+        What is sent back may come again as another letter, at the end: whoever goes on beyond the `end` of the first
+        answer may never be done.
 
         Raises:
             RequestError: no such queue, or no room where they are to go.
         """
         if dry_run:
-            self._answer(ask, self._targets(ask), 0)
+            self._count(ask)
         elif not self._move(ask):
             self._waiting.append(ask)
 
@@ -181,13 +184,22 @@ class DeadLetters:
         """A client is gone, and waits no more."""
         self._waiting = [ask for ask in self._waiting if ask.connection != connection]
 
-    def _targets(self, ask: Redriving) -> Counter[str]:
-        """How many would go where."""
-        counts: Counter[str] = Counter()
+    def _count(self, ask: Redriving) -> None:
+        """Answer with how many would go where."""
         dead, wanted = self._resolve(ask.queue, ask.wanted)
+        counts: Counter[str] = Counter()
+        left, following = min(ask.most, MOVED_MAX), 0
         for part in self._selections(ask, dead, wanted) if dead is not None else ():
-            counts[part.target.name if part.target is not None else ""] += part.end - part.start
-        return counts
+            if part.target is None:
+                counts[""] += part.end - part.start
+                continue
+            end = min(part.end, part.start + left)
+            counts[part.target.name] += end - part.start
+            left -= end - part.start
+            if end < part.end:
+                following = end
+                break
+        self._answer(ask, dead, counts, following)
 
     def _selections(self, ask: Redriving, dead: Queue, wanted: Filter) -> Iterator[_Selection]:
         chosen = None
@@ -234,7 +246,7 @@ class DeadLetters:
                 break
         if following and left > 0 and not counts:
             return False
-        self._answer(ask, counts, following)
+        self._answer(ask, dead, counts, following)
         return True
 
     def _move_some(self, ask: Redriving, dead: Queue, part: _Selection, at: int, most: int) -> int:
@@ -292,11 +304,21 @@ class DeadLetters:
             raise QueueFull(f"queue {target.name!r} has no room for the dead letter that is next: nothing was moved")
         return fitting
 
-    def _answer(self, ask: Redriving, counts: Counter[str], following: int) -> None:
+    def _answer(self, ask: Redriving, dead: Queue | None, counts: Counter[str], following: int) -> None:
         moved = {name: count for name, count in counts.items() if name}
-        result = {"count": sum(moved.values()), "next": following, "targets": moved, "homeless": counts[""]}
+        result = {
+            "count": sum(moved.values()),
+            "next": following,
+            "end": ask.end or (0 if dead is None else dead.next.get(DEFAULT_LANE, 1)),
+            "targets": moved,
+            "homeless": counts[""],
+        }
         self._journal.effects.append(Answer(self._journal.next_offset, ask.connection, ask.request, result))
 
 
 def _word(reason: int) -> str:
     return DeadReason(reason).name.lower().replace("_", "-")
+
+
+REASONS: Final = tuple(_word(reason) for reason in DeadReason)
+"""Why messages become dead letters, as clients write it."""

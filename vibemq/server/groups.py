@@ -84,7 +84,8 @@ class Groups:
         if self._deliveries.has_exclusive(queue.id, group.id):
             raise ConsumerExclusive(f"a consumer has queue {queue.name!r} for itself")
         if exclusive and (count := self._deliveries.consumers(queue.id, group.id)):
-            raise ConsumerExclusive(f"queue {queue.name!r} has {count} consumers: nobody can have it for itself now")
+            consumers = f"{count} consumer{'s' * (count > 1)}"
+            raise ConsumerExclusive(f"queue {queue.name!r} has {consumers}: nobody can have it for itself now")
 
     def create(self, queue: Queue, name: str | None, sequence: int, connection: int) -> Group:
         """A new group that begins at a sequence; without a name one of the broker's.
@@ -199,8 +200,10 @@ def check_group(queue: str, mode: Mode, name: str | None, start: str) -> None:
         return
     if name is not None:
         raise UnknownGroup(
-            f"queue {queue!r} is {mode.value}: all of its consumers share its messages, "
+            f"queue {queue!r} has mode {mode.value}: all of its consumers share its messages, "
             f"and there is no group {name!r}. Declare a queue with mode fan-out for groups"
         )
     if start != "tail":
-        raise InvalidRequest(f"a start is for groups: queue {queue!r} is {mode.value}")
+        raise InvalidRequest(
+            f"a start is for groups: queue {queue!r} has mode {mode.value}, and its consumers share all messages"
+        )

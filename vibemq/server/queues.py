@@ -476,13 +476,19 @@ def _conflict(name: str, found: list[Difference], on_difference: str) -> Declare
     soft = [one for one in found if one["class"] == Class.SOFT] if on_difference == "fail" else []
     if not hard and not soft:
         return None
-    what = ", ".join(f"{one['setting']} is {one['live']!r}, not {one['declared']!r}" for one in [*hard, *soft])
+    what = ", ".join(
+        f"{one['setting']} is {_shown(one['live'])}, not {_shown(one['declared'])}" for one in [*hard, *soft]
+    )
     if hard:
         names = " and ".join(one["setting"] for one in hard)
         advice = f"{names} cannot be changed while there is a queue {name!r}: use another one, or delete it"
     else:
         advice = "declare it so that it is overridden, or ignored, if that is wanted"
     return DeclareConflict(f"queue {name!r} exists with other settings: {what}; {advice}")
+
+
+def _shown(value: object) -> str:
+    return ("true" if value else "false") if isinstance(value, bool) else repr(value)
 
 
 def _check_length(name: str, settings: QueueSettings) -> None:
