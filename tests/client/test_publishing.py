@@ -238,8 +238,56 @@ def test_a_refusal_reaches_the_calls_of_its_batch_and_no_others() -> None:
         _, free = await broker.next(m.Publish)
         connection.send(m.Failed(request=full.request, code=206, text="queue 'full' is full"))
         connection.confirm(free, 1, 1)
+        _, alone = await broker.next(m.Publish)
+        assert alone.batch.bodies() == [b"x"]
+        connection.send(m.Failed(request=alone.request, code=206, text="queue 'full' is full"))
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(result) for result in results] == [QueueFull, QueueFull, vibemq.Receipt]
+
+    with_client(test)
+
+
+@given(st.integers(1, 40), st.integers(0, 45))
+@settings(max_examples=25, deadline=None)
+def test_a_queue_that_is_nearly_full_takes_the_first_of_the_calls_that_met(count: int, room: int) -> None:
+    """As it would if they had come one by one; and what has its answer is not sent again."""
+
+    async def test(broker: FakeBroker, client: Client) -> None:
+        bodies = [b"%d" % number for number in range(count)]
+        calls = spawn(client, "small", bodies)
+        stored: list[bytes] = []
+        sequences: list[int] = []
+        while any(not call.done() for call in calls):
+            try:
+                async with asyncio.timeout(0.01):
+                    connection, command = await broker.next(m.Publish)
+            except TimeoutError:
+                continue
+            assert command.sequence not in sequences, "other messages are another batch"
+            sequences.append(command.sequence)
+            if len(stored) + command.batch.count > room:
+                connection.send(m.Failed(request=command.request, code=206, text="queue 'small' is full"))
+            else:
+                connection.confirm(command, len(sequences), len(stored) + 1)
+                stored += command.batch.bodies()
+            await settle_loop()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert stored == bodies[:room]
+        assert [getattr(result, "sequence", 0) for result in results[:room]] == list(range(1, len(stored) + 1))
+        assert all(isinstance(result, QueueFull) for result in results[room:])
+        assert client._publisher.room_messages == 100_000
+
+    with_client(test)
+
+
+def test_messages_that_belong_together_are_refused_together() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        call = asyncio.create_task(client.publish_many("full", [b"x", b"y"]))
+        connection, command = await broker.next(m.Publish)
+        connection.send(m.Failed(request=command.request, code=206, text="queue 'full' is full"))
+        with pytest.raises(QueueFull):
+            await call
+        assert broker.idle
 
     with_client(test)
 

@@ -11,6 +11,9 @@ old order and before anything new: the broker recognises what it has already.
 A queue that blocks holds up only what is published to it. Its batches do not count as sent; they wait in order, those
 that were refused and all that come after, until the broker says Unblocked. As it has stored none of them, they are new
 batches to the next connection, with new sequences.
+
+Where a queue has no room for a batch of messages that were published one by one, half of them are tried, and so on, so
+that each gets the answer that it would have got alone.
 """
 
 import asyncio
@@ -22,7 +25,7 @@ from typing import Final
 from vibemq.client.link import Link
 from vibemq.client.outgoing import Outgoing, Place
 from vibemq.client.stats import Stats
-from vibemq.errors import LimitExceeded, QueueBlocked, RequestTimeout, ShuttingDown, VibeMQError, from_wire
+from vibemq.errors import LimitExceeded, QueueBlocked, QueueFull, RequestTimeout, ShuttingDown, VibeMQError, from_wire
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 
@@ -124,11 +127,12 @@ class Outbox:
     def _send(self, batch: Outgoing) -> None:
         if not batch.sequence:
             batch.sequence = self._sequence
-            self._sequence += batch.count
+            self._sequence += batch.front
             self._numbered[batch.sequence] = batch
-        number = self._link.number()
+        number, data = self._link.number(), batch.payload
         self._sent[number] = batch
-        self._sent_bytes += len(batch.data)
+        batch.sent_bytes = len(data)
+        self._sent_bytes += batch.sent_bytes
         self._stats.batches_resent += batch.sent
         batch.sent, batch.blocked = True, False
         route = batch.route
@@ -137,7 +141,7 @@ class Outbox:
                 number,
                 route.name.encode(),
                 batch.sequence,
-                [batch.data],
+                [data],
                 next(iter(self._numbered)),
                 to_topic=route.to_topic,
             )
@@ -149,9 +153,12 @@ class Outbox:
         batch = self._sent.pop(reply.request, None)
         if batch is None:
             return
-        self._sent_bytes -= len(batch.data)
+        self._sent_bytes -= batch.sent_bytes
         batch.confirmed(reply)
-        self._forget(batch)
+        if batch.go_on():
+            self._send_anew(batch)
+        else:
+            self._forget(batch)
         if self._queued or self._unblocked:
             self.pump()
 
@@ -163,16 +170,24 @@ class Outbox:
         error = from_wire(reply.code, reply.text)
         if not isinstance(error, ShuttingDown):  # then it stays, to be sent to the next broker
             del self._sent[reply.request]
-            self._sent_bytes -= len(batch.data)
+            self._sent_bytes -= batch.sent_bytes
             if isinstance(error, QueueBlocked) and not batch.abandoned:
                 batch.sent = False
                 self._unblocked.pop(batch.route.place, None)
                 self._hold(batch)
+            elif isinstance(error, QueueFull) and not batch.abandoned and batch.try_less():
+                self._send_anew(batch)
             else:
                 batch.failed(error)
                 self._forget(batch)
             self.pump()
         return True
+
+    def _send_anew(self, batch: Outgoing) -> None:
+        """Other messages than before are tried next, before all that is new: to the broker they are a new batch."""
+        del self._numbered[batch.sequence]
+        batch.sequence, batch.sent = 0, False
+        self._queued.appendleft(batch)
 
     def _hold(self, batch: Outgoing) -> None:
         """Keep a batch until its queue takes some again."""

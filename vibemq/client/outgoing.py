@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from vibemq.batch import PRIORITY_MAX, PRIORITY_NORMAL, TTL_MS_MAX, HeaderValue
+from vibemq.batch import PRIORITY_MAX, PRIORITY_NORMAL, TTL_MS_MAX, Batch, HeaderValue
 from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError, VibeMQError
 from vibemq.protocol import messages as m
@@ -99,6 +99,10 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
 class Outgoing:
     """A batch without an answer. `futures` wait for one message each, or `whole` for all of them.
 
+    Messages that were published one by one travel together only for speed: when their queue has no room for all of them
+    the first `front` are tried, and what has its answer leaves the batch. `published` and `published_bytes` count what
+    was in it at first.
+
     `order` counts the batches of this client. `sequence` is the producer's number of its first message, and 0 until it
     is sent. `sent`: the broker may have stored it. `blocked`: it has not, and waits for its queue. `waited`: it
     had to, at least once.
@@ -110,11 +114,14 @@ class Outgoing:
         "count",
         "data",
         "expires",
+        "front",
         "futures",
         "order",
-        "record_bytes",
+        "published",
+        "published_bytes",
         "route",
         "sent",
+        "sent_bytes",
         "sequence",
         "waited",
         "whole",
@@ -122,28 +129,51 @@ class Outgoing:
 
     def __init__(self, route: Route, data: bytes, count: int, record_bytes: int, expires: float) -> None:
         """`count` messages as `data`, given up at loop time `expires`."""
-        self.route, self.data, self.count = route, data, count
-        self.record_bytes, self.expires = record_bytes, expires
-        self.order = self.sequence = 0
+        self.route, self.data, self.expires = route, data, expires
+        self.count = self.front = self.published = count
+        self.published_bytes = record_bytes
+        self.order = self.sequence = self.sent_bytes = 0
         self.futures: list[asyncio.Future[Receipt]] = []
         self.whole: asyncio.Future[list[Receipt]] | None = None
         self.sent = self.blocked = self.waited = self.abandoned = False
 
+    @property
+    def payload(self) -> bytes:
+        """The bytes of the messages that are tried."""
+        return self.data if self.front == self.count else b"".join(Batch(self.data).cut(0, self.front))
+
+    def try_less(self) -> bool:
+        """There was no room: try half of that next. False: it was one message, or they are to be stored together."""
+        if self.whole is not None or self.front == 1:
+            return False
+        self.front //= 2
+        return True
+
+    def go_on(self) -> bool:
+        """The front has its answer: go on with what is behind it, if there is something."""
+        if self.front == self.count:
+            return False
+        rest = self.count - self.front
+        self.data = b"".join(Batch(self.data).cut(self.front, rest))
+        del self.futures[: self.front]
+        self.count, self.front = rest, min(self.front, rest)
+        return True
+
     def confirmed(self, reply: m.Confirmed) -> None:
-        """Tell everybody who waits. Who was cancelled meanwhile is passed over."""
+        """Tell those who wait for the front. Who was cancelled meanwhile is passed over."""
         receipts = self._receipts(reply)
         if self.whole is not None:
             if not self.whole.done():
                 self.whole.set_result(list(receipts))
             return
-        for future, receipt in zip(self.futures, receipts, strict=True):
+        for future, receipt in zip(self.futures[: self.front], receipts, strict=True):
             try:
                 future.set_result(receipt)
             except asyncio.InvalidStateError:
                 continue
 
     def _receipts(self, reply: m.Confirmed) -> Iterator[Receipt]:
-        stored = self.count - reply.dropped
+        stored = self.front - reply.dropped
         numbers = repeat(0) if self.route.to_topic else count(reply.sequence)
         name, offset, duplicate = repeat(self.route.name), repeat(reply.offset), repeat(reply.duplicate)
         if not reply.dropped:
@@ -152,7 +182,7 @@ class Outgoing:
             Receipt(self.route.name, next(numbers), reply.offset, at, reply.duplicate)
             if at < stored
             else Receipt(self.route.name, 0, reply.offset, at, reply.duplicate, dropped=True)
-            for at in range(self.count)
+            for at in range(self.front)
         )
 
     def failed(self, error: VibeMQError) -> None:

@@ -126,7 +126,7 @@ class Publisher:
             batch.whole = self._loop.create_future()
             futures.append(batch.whole)
             self.room_messages -= batch.count
-            self.room_bytes -= batch.record_bytes
+            self.room_bytes -= batch.published_bytes
         self.outbox.pump()
         return futures
 
@@ -237,8 +237,8 @@ class Publisher:
     # --- room ------------------------------------------------------------------------------------------------------
 
     def _answered(self, batch: Outgoing) -> None:
-        self.room_messages += batch.count
-        self.room_bytes += batch.record_bytes
+        self.room_messages += batch.published
+        self.room_bytes += batch.published_bytes
         if self._waiters:
             self._wake()
 
