@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 
 from vibemq.batch import Batch, pack
+from vibemq.log.frame import Record
 from vibemq.projections import part as parts
-from vibemq.server.broker import Broker
+from vibemq.server.broker import Broker, Subscribing
+from vibemq.server.effects import Load
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
 from vibemq.server.queue_settings import QueueDefaults
@@ -67,3 +69,35 @@ def test_a_checkpoint_that_contradicts_the_log_is_dropped(tmp_path: Path, damage
     assert "checkpoint could not be used" in again.opened.index_rebuilt
     assert again.state.digests() == expected
     again.close()
+
+
+def test_a_batch_whose_messages_died_one_by_one_is_read_once_for_all_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = opened(tmp_path)
+    broker = publish(storage, 0)
+    bodies = [[b"%d of %d" % (number, batch) for number in range(20)] for batch in range(2)]
+    for some in bodies:
+        broker.publishing.publish(Publish(1, 1, "q", 0, Batch(b"".join(pack(some)))))
+    broker.subscribe(Subscribing(1, 2, "q", None, 100, 1 << 20))
+    broker.end_turn()
+    for delivery in (number + 20 * batch for number in range(1, 21) for batch in range(2)):
+        broker.deliveries.nack(1, 1, ((delivery, delivery + 1),), 0, delay_ms=None, reason="", reject=True)
+    write_out(storage, broker)
+    dead = storage.state.queue_named("q.dlq")
+    assert dead is not None
+
+    read: list[int] = []
+    read_one = storage.log.read
+
+    def counted(offset: int) -> Record:
+        read.append(offset)
+        return read_one(offset)
+
+    monkeypatch.setattr(storage.log, "read", counted)
+    found = storage.load(Load(dead.id, 0, 1))
+    assert [body for one in found for body in one.batch.bodies()] == [
+        one for pair in zip(*bodies, strict=True) for one in pair
+    ]
+    assert len(read) == len(bodies)
+    storage.close()

@@ -27,6 +27,8 @@ NEW_INDEX_BYTES = 1 << 20
 """Free bytes with which a new index is begun on the disk."""
 READ_BYTES = 512 * 1024
 """How much of the log is read at a time for a consumer that works through a backlog."""
+ORIGINS_BYTES = 16 << 20
+"""Batches of dead letters that one load keeps at hand, to read each of them once."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of segments replayed, and how many there are."""
@@ -142,9 +144,10 @@ class Storage:
             raise BeyondLog(f"no record is known that holds message {load.sequence} of queue {load.queue}")
         found: list[StoredBatch] = []
         size = 0
+        origins = _Origins(self.log)
         for records in self._ranges(place, written):
             for record in records:
-                for stored in self._batches(record, load):
+                for stored in self._batches(record, load, origins):
                     found.append(stored)
                     size += len(stored.batch.data)
                     # A small record of dead letters may stand for more messages than there is memory.
@@ -169,7 +172,7 @@ class Storage:
                 return
             base, at = following[0], SEGMENT_HEADER_BYTES
 
-    def _batches(self, record: Record, load: Load) -> Iterator[StoredBatch]:
+    def _batches(self, record: Record, load: Load, origins: "_Origins") -> Iterator[StoredBatch]:
         """The batches that this record made ready in the queue and lane, without those before the wanted sequence."""
         if record.tag not in e.ARRIVING:
             return
@@ -178,21 +181,24 @@ class Storage:
             if (queue, lane) != (load.queue, load.lane) or sequence + count <= load.sequence:
                 continue
             if isinstance(event, e.DeadLettered | e.Redriven):
-                yield from self._referred(record, event, load, sequence)
+                yield from self._referred(record, event, load, sequence, origins)
             else:
                 batch, at, time_us = Batch(bytes(record.payload)), record.offset, record.time_us
                 dead = isinstance(event, e.Routed) and event.unroutable
                 yield StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch, dead=dead)
 
     def _referred(
-        self, record: Record, event: e.DeadLettered | e.Redriven, load: Load, sequence: int
+        self,
+        record: Record,
+        event: e.DeadLettered | e.Redriven,
+        load: Load,
+        sequence: int,
+        origins: "_Origins",
     ) -> Iterator[StoredBatch]:
-        origin = None
         for offset, index, count in event.refs:
             if sequence + count > load.sequence:
-                if origin is None or origin.offset != offset:
-                    origin = self.log.read(offset)
-                batch = Batch(b"".join(Batch(origin.payload).cut(index, count)))
+                whole, time_us = origins.read(offset)
+                batch = Batch(b"".join(whole.cut(index, count)))
                 yield StoredBatch(
                     load.queue,
                     load.lane,
@@ -200,7 +206,7 @@ class Storage:
                     offset,
                     index,
                     record.offset,
-                    origin.time_us,
+                    time_us,
                     record.time_us,
                     batch,
                     dead=isinstance(event, e.DeadLettered),
@@ -223,6 +229,27 @@ class Storage:
             else:
                 end = min(middle, stored.sequence)
         return min(first, find.end)
+
+
+class _Origins:
+    """The batches in which dead letters were published, the last ones: of a large batch each may have died alone."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._known: dict[int, tuple[Batch, int]] = {}
+        self._bytes = 0
+
+    def read(self, offset: int) -> tuple[Batch, int]:
+        """The batch of that record, and its time."""
+        found = self._known.get(offset)
+        if found is None:
+            record = self._log.read(offset)
+            found = self._known[offset] = Batch(bytes(record.payload)), record.time_us
+            self._bytes += len(found[0].data)
+            while self._bytes > ORIGINS_BYTES and len(self._known) > 1:
+                oldest, _ = self._known.pop(next(iter(self._known)))
+                self._bytes -= len(oldest.data)
+        return found
 
 
 def open_index(disk: AnyDisk, log: Log) -> Index:
