@@ -72,8 +72,9 @@ class LanesMachine(QueuesMachine):
 
 
 class WithoutMemory(LanesMachine):
-    """The cache holds one batch, so that nearly everything is read back."""
+    """The cache holds one batch, so that nearly everything is read back. And there is a place for what nobody wants."""
 
+    UNROUTABLE = "a.dlq"
     LIMITS = Limits(cache_bytes=1, unacked_per_subscription=30)
 
 

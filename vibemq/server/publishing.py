@@ -293,7 +293,8 @@ class Publishing:
         takers = [queue for queue in queues if self._admit(publisher, publish, queue) == batch.count]
         targets = []
         for queue in takers:
-            lane = batch.priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE
+            # Dead letters are all in one lane.
+            lane = batch.priority if queue.settings.mode is Mode.PRIORITY and not unroutable else DEFAULT_LANE
             targets.append((queue.id, lane, queue.next.get(lane, 1)))
         event = e.Routed(
             publish.name,
