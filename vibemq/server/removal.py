@@ -55,6 +55,8 @@ class Removal:
                 expires_us = self._expire_lane(queue, group, number, lane, known)
             if expires_us:
                 times.append(expires_us)
+            if (queue.id, group.id) in self._dispatcher.loading:  # the other lanes come after that
+                break
         return min(times, default=0)
 
     def _expire_lane(
