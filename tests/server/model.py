@@ -398,8 +398,8 @@ class Model:
         assert not group.is_expired(copy, self.now_us), "nobody gets what is too old"
         assert copy.failed + 1 == attempt
         assert group.may_have_been_sent(copy) == redelivered
-        was_guarded, lanes = group.guard_has_its_turn, len(group.heads())
-        group.overtaken = 0 if was_guarded or lanes < 2 else group.overtaken + 1
+        overtakes = queue.settings.priority_guard and len(group.heads()) > 1 and not group.guard_has_its_turn
+        group.overtaken = group.overtaken + 1 if overtakes else 0
         group.take(copy)
         consumer.pulled = True
         if queue.settings.mode is Mode.FAN_OUT_NO_ACK:
