@@ -74,7 +74,7 @@ def test_a_log_is_created_and_refused_as_asked() -> None:
     disk = SimulatedDisk()
     with pytest.raises(UsageError, match="segments of 4095 bytes are too small; the least is 4096"):
         open_log(disk, segment_bytes=4095)
-    with pytest.raises(UsageError, match="there is no log in simulated"):
+    with pytest.raises(UsageError, match="there is no log in simulated: name the data folder"):
         Log.open(disk, new_log_id=lambda: LOG_ID, read_only=True)
     open_log(disk, segment_bytes=4096)
     assert read_header(disk, 0, LOG_ID) == SegmentHeader(LOG_ID, 0, 0, 0, 0)

@@ -281,8 +281,8 @@ def redrive(
     if missing:
         click.echo(f"vibemq: not there (any more): {', '.join(missing)}; see `vibemq dlq list`", err=True)
     if work.done.homeless:
-        text = f"{work.done.homeless} not moved, as the queue that they came from is gone: choose one with --to"
-        click.echo(f"vibemq: {text}", err=True)
+        why = "the queue that they came from is gone, or they came from none"
+        click.echo(f"vibemq: {work.done.homeless} not moved, as {why}: choose one with --to", err=True)
     if missing or work.done.homeless:
         raise click.exceptions.Exit(1)
 

@@ -20,9 +20,11 @@ from vibemq.history.times import rfc3339
 
 COLUMNS: Final = ("name", "mode", "ready", "unacked", "waiting", "groups", "consumers", "dead", "bytes")
 DELETED_COLUMNS: Final = ("name", "mode", "messages", "bytes", "until")
-SPARE: Final = ("bytes", "waiting", "mode", "groups")
+SPARE: Final = ("bytes", "waiting", "mode", "groups", "consumers")
 NO_FACTS: Final = frozenset({"name", "settings", "groups", "differences"})
 """What of a queue is no plain fact."""
+CALLED: Final = {"dead_letters": "is_dlq"}
+"""Facts that a table calls otherwise: "dead_letters no" reads as if the queue had none."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print it as a JSON line.")
 yes_option = click.option("--yes", is_flag=True, help="Do not ask.")
@@ -94,7 +96,7 @@ def _print_queue(queue: Mapping[str, Any], *, as_json: bool) -> None:
     if as_json:
         print_json([queue])
         return
-    facts: list[tuple[str, object]] = [in_words(name, value) for name, value in queue.items() if name not in NO_FACTS]
+    facts = [in_words(CALLED.get(name, name), value) for name, value in queue.items() if name not in NO_FACTS]
     print_table(("queue", str(queue["name"])), [*facts, *settings_rows(queue["settings"])])
     if queue.get("groups"):
         click.echo()

@@ -43,7 +43,7 @@ def verify_folder(data: Path, progress: Progress | None = None) -> Verified:
     log_id, problem = _log_id(disk, bases)
     if log_id is None:
         if problem is None:
-            raise UsageError(f"there is no log in {disk.path}")
+            raise UsageError(f"there is no log in {disk.path}: name the data folder of a broker")
         return Verified(Report(problems=[problem]), "not looked at")
     known_synced, about_index = _known_synced(disk, log_id)  # first: the log is then at least as long as that
     report = verify(disk, log_id, progress, known_synced)

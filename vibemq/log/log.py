@@ -140,7 +140,7 @@ class Log:
         if read_only:
             log_id = read_format(disk)
             if log_id is None:
-                raise UsageError(f"there is no log in {disk.path}")
+                raise UsageError(f"there is no log in {disk.path}: name the data folder of a broker")
             return cls(disk, log_id, space, start=start, read_only=True, progress=progress)
         disk.make_folder()
         disk.lock()
