@@ -18,6 +18,7 @@ from vibemq.server.broker import Subscribing
 from vibemq.server.clock import BrokerClock
 from vibemq.server.connection import ClientConnection
 from vibemq.server.dispatch import TURN_BYTES_MAX
+from vibemq.server.effects import Load, StoredBatch
 from vibemq.server.journal import NewRecord
 from vibemq.server.limits import Limits
 from vibemq.server.listeners import Listener
@@ -196,5 +197,37 @@ def test_a_peek_shows_nothing_that_is_not_durable(tmp_path: Path, healthy: threa
         listener.stop_accepting()
         await runtime.stop("the test is over")
         assert runtime.failure is None
+
+    asyncio.run(main())
+
+
+def test_dead_letters_that_died_one_by_one_are_not_each_looked_up_in_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    read = Runtime._read
+
+    async def counted(runtime: Runtime, load: Load) -> list[StoredBatch]:
+        nonlocal looks
+        looks += 1
+        return await read(runtime, load)
+
+    monkeypatch.setattr(Runtime, "_read", counted)
+
+    async def main() -> None:
+        runtime = Runtime(Settings(data=tmp_path / "data"), "1", BrokerClock(), logging.getLogger("test"))
+        runtime.open()
+        listener = Listener(runtime, 10)
+        _, port = await listener.start("127.0.0.1", 0)
+        runtime.start(lambda: None)
+        async with vibemq.connect(f"vibemq://127.0.0.1:{port}") as client:
+            await client.publish_many("q", [b"%d" % number for number in range(20)])
+            for message in await client.pull("q"):
+                await message.reject(reason=f"because of {message.body.decode()}", confirm=True)
+            found = await client.dead_letters("q")
+        listener.stop_accepting()
+        await runtime.stop("the test is over")
+        assert [one.body for one in found] == [b"%d" % number for number in range(20)]
+        assert looks == 1
 
     asyncio.run(main())

@@ -9,7 +9,7 @@ in flight the next one forms.
 import asyncio
 import logging
 import secrets
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -418,12 +418,16 @@ class Runtime:
     async def _read_peeked(self, peeked: f.Peeked) -> list[dict[str, Any]]:
         left = self.settings.limits.peek_bytes
         found: list[dict[str, Any]] = []
+        read = deque[f.StoredBatch]()  # one look in the files may be enough for a thousand dead letters
         for number, (lane, start, end, failed, redelivered) in enumerate(peeked.spans):
             why = _timed(peeked.why[number]) if peeked.why else {}
             at = start
             while at < end and left > 0:
-                load = f.Load(peeked.queue, lane, at)
-                stored = (await self._read(load))[0]
+                while read and (read[0].origin.lane != lane or read[0].end <= at):
+                    read.popleft()
+                if not read or read[0].sequence > at:
+                    read = deque(await self._read(f.Load(peeked.queue, lane, at)))
+                stored = read[0]
                 first, count = at - stored.sequence, min(end, stored.end) - at
                 found += [one | why for one in _describe(stored, first, count, failed + 1, redelivered)]
                 left -= stored.origin.bytes(first, count)
