@@ -16,6 +16,7 @@ from vibemq.projections.projector import Projector
 from vibemq.server import effects as f
 from vibemq.server.broker import Subscribing
 from vibemq.server.checkpointer import Capture
+from vibemq.server.deliveries import MADE_READY_MAX
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
 
@@ -280,6 +281,26 @@ def test_what_is_not_due_is_not_looked_at() -> None:
     assert event.spans == ((0, 1, 2),)
     assert len(group.waiting) == 49
     assert waiting.looked <= 2
+    assert rig.replayed().digests() == rig.state.digests()
+
+
+def test_retry_delays_that_all_end_at_once_end_in_slices() -> None:
+    """As they do when the broker was away for longer than they last."""
+    rig, connection, (number,) = with_consumers(1)
+    count = 2 * MADE_READY_MAX + 10
+    publish(rig, connection, count)
+    for at in range(1, count + 1):
+        rig.broker.deliveries.nack(connection, number, ((at, at + 1),), 0, delay_ms=at, reason="", reject=False)
+    rig.take()
+    rig.pass_time(2 * count * MS)
+    rig.begin(rig.replayed())
+    rig.take()
+    slices = []
+    while (due_us := rig.broker.next_due_us()) is not None and due_us <= rig.now_us:
+        rig.broker.tick()
+        slices += [len(event.spans) for event in rig.take_events(e.MadeReady)]
+    assert slices == [MADE_READY_MAX, MADE_READY_MAX, 10]
+    assert rig.broker.queues.require("q").ready == count
     assert rig.replayed().digests() == rig.state.digests()
 
 

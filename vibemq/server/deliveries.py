@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
+from itertools import islice
 
 from vibemq import events as e
 from vibemq.declaration import Backoff, Mode, QueueSettings
@@ -23,6 +24,8 @@ from vibemq.server.subscription import COUNT_MAX, Piece, Subscription
 
 LOST_RUNS_MAX = 1024
 """Runs in one LeasesLost: what the protocol allows."""
+MADE_READY_MAX = 512
+"""Retry delays that end at once; each takes about 5 us. After a time without a broker there may be any number."""
 
 
 class Deliveries:
@@ -556,7 +559,7 @@ class Deliveries:
         if queue is None or group is None or queue.deleted_until_us:
             return
         due = []
-        for not_before_us, lane, start, end in group.waiting:
+        for not_before_us, lane, start, end in islice(group.waiting, MADE_READY_MAX):
             if not_before_us > self._journal.now_us:
                 break
             due.append((lane, start, end))
