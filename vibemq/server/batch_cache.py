@@ -78,10 +78,13 @@ class BatchCache:
                     del self._bytes_of[queue]
 
     def discard_queue(self, queue: int) -> None:
-        """Let go of all batches of a queue."""
+        """Let go of all batches of a queue. There may be tens of thousands: not each by itself."""
         for key in [key for key in self._lanes if key[0] == queue]:
-            for stored in list(self._lanes[key][1]):
-                self.discard(queue, stored.origin)
+            _, batches = self._lanes.pop(key)
+            for stored in batches:
+                self.bytes -= weight(stored)
+                del self._order[stored]
+        self._bytes_of.pop(queue, None)
 
 
 def weight(stored: StoredBatch) -> int:
