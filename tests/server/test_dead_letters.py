@@ -66,3 +66,45 @@ def test_a_dry_run_tells_what_the_same_request_would_move() -> None:
         would = redrive(rig, connection, start, end, most, dry_run=True)
         assert left(rig)[-1] == (1, 11)
         assert would == redrive(with_letters(10)[0], connection, start, end, most)
+
+
+def pass_all_times(rig: Rig) -> list[e.Event]:
+    """Let so much time pass as anything waits for; the events of that."""
+    events: list[e.Event] = []
+    for _ in range(20):
+        rig.broker.end_turn()
+        events += rig.take()[0]
+        if rig.loads:
+            rig.load_one()
+            continue
+        due_us = rig.broker.next_due_us()
+        if due_us is None:
+            return events
+        rig.pass_time(max(1, due_us - rig.now_us))
+        rig.broker.tick()
+    raise AssertionError("it never ends")
+
+
+def test_what_expires_round_a_circle_is_dropped_at_the_second_time_in_a_row() -> None:
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    for name, following in ("ab", "bc", "ca"):
+        rig.broker.queues.declare(connection, 1, name, {"ttl_ms": 10, "dead_letter_queue": following})
+    rig.broker.publishing.publish(Publish(connection, 1, "a", 0, batch_of([b"x"] * 3)))
+    events = pass_all_times(rig)
+    assert [one.dead_queue for one in events if isinstance(one, e.DeadLettered)] == [2]
+    assert [one.queue for one in events if isinstance(one, e.Dropped)] == [2]
+    assert rig.replayed().digests() == rig.state.digests()
+
+
+def test_what_failed_and_waits_in_another_queue_comes_back() -> None:
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    work = {"ttl_ms": 1000, "dead_letter_queue": "wait", "max_attempts": 1, "lease_ms": 10}
+    rig.broker.queues.declare(connection, 1, "work", work)
+    rig.broker.queues.declare(connection, 1, "wait", {"ttl_ms": 10, "dead_letter_queue": "work"})
+    rig.broker.subscribe(Subscribing(connection, 1, "work", None, 1, 1 << 20))
+    rig.broker.publishing.publish(Publish(connection, 1, "work", 0, batch_of([b"x"])))
+    events = pass_all_times(rig)
+    assert [(one.queue, one.dead_queue) for one in events if isinstance(one, e.DeadLettered)] == [(1, 2), (2, 1)]
+    assert [one.queue for one in events if isinstance(one, e.Dropped)] == [1]  # nobody took it any more

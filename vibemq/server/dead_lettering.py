@@ -1,5 +1,8 @@
 """Where messages go that nobody could deal with."""
 
+from collections.abc import Iterator
+from typing import Final
+
 from vibemq import events as e
 from vibemq.declaration import Overflow
 from vibemq.events import DeadReason, Span
@@ -8,6 +11,8 @@ from vibemq.server.dispatch import append_span
 from vibemq.server.journal import Journal
 from vibemq.server.queue_settings import DEAD_LETTER_QUEUE, DEAD_LETTER_SUFFIX, QueueDefaults
 from vibemq.server.subscription import Piece
+
+_BY_ITSELF: Final = frozenset({DeadReason.EXPIRED, DeadReason.OVERFLOW})
 
 
 class Pieces:
@@ -48,7 +53,7 @@ class DeadLettering:
         """These messages are dead, and so many attempts at them failed; `subscription` held them, or 0."""
         goes_round = why is DeadReason.OVERFLOW and self._overflows_into_itself(queue)
         target = None if goes_round else self.queue_of(queue)
-        if target is None and why in {DeadReason.EXPIRED, DeadReason.OVERFLOW}:
+        if target is None and why in _BY_ITSELF:
             self._journal.record(e.Dropped(queue.id, group, tuple(pieces.spans), pieces.bytes, why))
             return
         self._journal.record(
@@ -69,13 +74,13 @@ class DeadLettering:
         if target is not None:
             self._changed[target.id] = None
 
-    def queue_of(self, queue: Queue) -> Queue | None:
+    def queue_of(self, queue: Queue, *, create: bool = True) -> Queue | None:
         """Where the dead letters of a queue go. From a dead-letter queue only where it was told to: else nowhere."""
         name = dead_letter_name(queue.name, queue)
         is_last = queue.id in self._state.dead and not queue.settings.dead_letter_queue
         if is_last or name == queue.name:
             return None
-        return self._state.queue_named(name) or self._create(name)
+        return self._state.queue_named(name) or (self._create(name) if create else None)
 
     def _overflows_into_itself(self, queue: Queue) -> bool:
         """Whether what has no room here, nor where it goes from here, comes back: it would go round for ever."""
@@ -87,6 +92,32 @@ class DeadLettering:
                 return following is queue
             one = following
         return False
+
+    def expires_into_itself(self, queue: Queue) -> bool:
+        """Whether what is too old here may come back without anybody having had it: too old, or without room, there."""
+        one, seen = queue, set[int]()
+        while one.id not in seen:
+            seen.add(one.id)
+            following = self.queue_of(one, create=False)
+            if following is None or following is queue:
+                return following is queue
+            if not following.settings.ttl_ms and following.settings.overflow is not Overflow.DEAD_LETTER:
+                return False
+            one = following
+        return False
+
+    def parts_by_origin(self, queue: Queue, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
+        """Messages start <= sequence < end in runs, and whether they came as they were too old or had no room."""
+        letters, at = self._state.dead.get(queue.id), start
+        while at < end:
+            run = next(iter(letters.beginning(at, 1) if letters is not None else ()), None)
+            if run is None or run.start > at:
+                stop = end if run is None else min(end, run.start)
+                yield at, stop, False
+            else:
+                stop = min(end, run.end)
+                yield at, stop, run.reason in _BY_ITSELF
+            at = stop
 
     def _create(self, name: str) -> Queue:
         settings = self._defaults.of(name, base=DEAD_LETTER_QUEUE)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from vibemq import events as e
 from vibemq.declaration import Overflow
-from vibemq.events import DEFAULT_GROUP, DeadReason
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, DeadReason
 from vibemq.projections.group import Group, Lane
 from vibemq.projections.queue import Queue
 from vibemq.server.dead_lettering import DeadLettering, Pieces
@@ -144,16 +144,23 @@ class Removal:
     def _remove(
         self, queue: Queue, group: Group, lane: Lane, pieces: list[Piece], why: DeadReason, *, dead_letter: bool
     ) -> None:
-        by_attempts: dict[int, Pieces] = {}
+        by_attempts: dict[int | None, Pieces] = {}
+        # What expires round a circle of dead-letter queues would never end: it is let go at the second time in a row.
+        in_circle = bool(pieces) and why is DeadReason.EXPIRED and self._dead_lettering.expires_into_itself(queue)
         for piece in pieces:
-            _, start, end = piece.span
+            number, start, end = piece.span
+            may_be_letters = in_circle and number == DEFAULT_LANE
             for low, high, failed in lane.attempts(start, end):
-                skip = low - start
-                part = Piece(piece.start + skip, piece.start + high - start, piece.origin, piece.first + skip)
-                by_attempts.setdefault(failed if dead_letter else 0, Pieces()).add(part)
-        for failed, removed in by_attempts.items():
-            if dead_letter:
-                self._dead_lettering.send(queue, group.id, 0, removed, why, failed, "")
+                whole = [(low, high, False)]
+                parts = self._dead_lettering.parts_by_origin(queue, low, high) if may_be_letters else whole
+                for first, stop, came_by_itself in parts:
+                    skip = first - start
+                    part = Piece(piece.start + skip, piece.start + stop - start, piece.origin, piece.first + skip)
+                    key = failed if dead_letter and not came_by_itself else None
+                    by_attempts.setdefault(key, Pieces()).add(part)
+        for attempts, removed in by_attempts.items():
+            if attempts is not None:
+                self._dead_lettering.send(queue, group.id, 0, removed, why, attempts, "")
             else:
                 self._journal.record(e.Dropped(queue.id, group.id, tuple(removed.spans), removed.bytes, why))
         self._removed(queue, group, pieces)
