@@ -42,7 +42,9 @@ class Route(NamedTuple):
         """
         ttl_ms = 0 if ttl is None else milliseconds(ttl, "ttl")
         if ttl is not None and not 0 < ttl_ms <= TTL_MS_MAX:
-            raise UsageError(f"ttl is {ttl}: a message may wait from 1 ms on, or for ever, which is None")
+            raise UsageError(
+                f"ttl is {ttl}: it must be from 1 ms to about 35 years; leave it out where a message may wait for ever"
+            )
         return cls(name, to_topic, PRIORITY_NORMAL if priority is None else priority_number(priority), ttl_ms)
 
     @property

@@ -200,10 +200,10 @@ def check_group(queue: str, mode: Mode, name: str | None, start: str) -> None:
         return
     if name is not None:
         raise UnknownGroup(
-            f"queue {queue!r} has mode {mode.value}: all of its consumers share its messages, "
-            f"and there is no group {name!r}. Declare a queue with mode fan-out for groups"
+            f"queue {queue!r} has no group {name!r}: in mode {mode.value}, which it has or would be created with, all "
+            "consumers share the messages. Declare a queue with mode fan-out for groups"
         )
     if start != "tail":
         raise InvalidRequest(
-            f"a start is for groups: queue {queue!r} has mode {mode.value}, and its consumers share all messages"
+            f"a start is for groups: in mode {mode.value} all consumers of queue {queue!r} share the messages"
         )
