@@ -57,7 +57,10 @@ class QueueSettings(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     retry_delay_ms: int = 0
     """How long a message that failed waits before it is ready again."""
     dead_letter_queue: str = ""
-    """Where dead letters go; empty: the queue's own name with `.dlq` behind it."""
+    """Where dead letters go; empty: the queue's own name with `.dlq` behind it.
+
+    Then what came here as a dead letter ends here, and so does everything in a queue whose name ends in `.dlq`.
+    """
     max_length: int = 1_000_000_000
     """Messages that are not settled, above which `overflow` says what happens."""
     max_bytes: int = 1 << 40

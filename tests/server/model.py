@@ -230,13 +230,12 @@ class Queue:
 
     @property
     def dead_name(self) -> str:
-        """Where its dead letters go."""
-        return self.settings.dead_letter_queue or f"{self.name}.dlq"
+        """Where its dead letters go; empty: nowhere."""
+        return self.settings.dead_letter_queue or ("" if self.name.endswith(".dlq") else f"{self.name}.dlq")
 
-    @property
-    def is_last(self) -> bool:
-        """Whether its own dead letters have nowhere to go."""
-        return self.is_dead_letter_queue and not self.settings.dead_letter_queue
+    def dead_name_of(self, message: Message) -> str:
+        """Where this message goes when it is dead: what is a dead letter already goes on only where that is said."""
+        return self.settings.dead_letter_queue if message.why is not None else self.dead_name
 
     @property
     def behind(self) -> Group | None:
@@ -443,31 +442,52 @@ class Model:
         """
         queue = group.queue
         if why is DeadReason.EXPIRED:
-            assert to_dead_letters == (not queue.is_last)
+            assert to_dead_letters == (
+                queue.dead_name_of(copy.message) != "" and not self.has_gone_round(queue, copy.message)
+            )
             assert group.is_expired(copy, self.now_us)
             assert copy in group.heads() or queue.settings.order_by_key, "it goes when it is first in its lane"
         else:
             assert why is DeadReason.OVERFLOW
             assert to_dead_letters == (
                 queue.settings.overflow is Overflow.DEAD_LETTER
-                and not queue.is_last
-                and not self.overflows_into_itself(queue)
+                and queue.dead_name_of(copy.message) != ""
+                and not self.overflows_into_itself(queue, copy.message)
             )
             is_rough = queue.settings.mode.has_groups and had_too_many_bytes
             assert is_rough or any(queue.excess(group)), "nothing goes while there is room"
-            assert copy is group.heads()[-1], "the oldest of the lowest lane goes first"
+            if queue.drops_the_oldest or group.number:
+                assert copy is group.heads()[-1], "the oldest of the lowest lane goes first"
+            else:
+                letters = (one for one in group.of(State.READY) if one.message.why is not None)
+                assert copy is next(letters), "what was published to a queue that refuses stays"
         group.take(copy)
         group.settle(copy)
 
-    def overflows_into_itself(self, queue: Queue) -> bool:
-        """Whether what one queue has no room for goes to the next, and so on, until it is back."""
-        at: Queue | None = queue
+    def overflows_into_itself(self, queue: Queue, message: Message) -> bool:
+        """Whether a message for which a queue has no room goes to the next, and so on, until it is back."""
+        at, name = queue, queue.dead_name_of(message)
         for _ in self.queues:
-            if at is None or at.settings.overflow is not Overflow.DEAD_LETTER:
+            following = self.named(name)
+            if at.settings.overflow is not Overflow.DEAD_LETTER or following is None:
                 return False
-            at = self.named(at.dead_name)
-            if at is queue:
+            if following is queue:
                 return True
+            at, name = following, following.settings.dead_letter_queue
+        return False
+
+    def has_gone_round(self, queue: Queue, message: Message) -> bool:
+        """Whether a message is too old in a circle of queues, to which it came in the same way, or for want of room."""
+        if message.why is None or message.why.reason not in {DeadReason.EXPIRED, DeadReason.OVERFLOW}:
+            return False
+        at = queue
+        for _ in self.queues:
+            following = self.named(at.settings.dead_letter_queue)
+            if following is None or following is queue:
+                return following is queue and not queue.settings.mode.has_groups
+            if not following.settings.ttl_ms and following.settings.overflow is not Overflow.DEAD_LETTER:
+                return False
+            at = following
         return False
 
     def tick(self) -> list[tuple[int, int]]:

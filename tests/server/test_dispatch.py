@@ -217,14 +217,21 @@ def test_a_consumer_whose_last_messages_died_with_their_leases_gets_the_next_one
     assert second.spans == ((0, 3, 5),)
 
 
+def dispatch_all(rig: Rig) -> list[e.Event]:
+    """Hand out and remove all that can be, also what has to be read first; what came of it."""
+    rig.broker.deliveries.dispatch()
+    events = rig.take()[0]
+    while rig.loads:
+        rig.load_one()
+        rig.broker.deliveries.dispatch()
+        events += rig.take()[0]
+    return events
+
+
 def reject_first(rig: Rig, connection: int, queue: str) -> e.DeadLettered:
     """Take the first message of a queue, reject it, and tell what became of it."""
     rig.broker.subscribe(Subscribing(connection, 1, queue, None, 1, PLENTY[1]))
-    rig.broker.deliveries.dispatch()
-    rig.take()
-    if rig.loads:
-        rig.load_one()
-        rig.broker.deliveries.dispatch()
+    dispatch_all(rig)
     number = rig.state.topology.next_subscription - 1
     rig.broker.deliveries.nack(connection, number, ((1, 2),), 0, delay_ms=None, reason="", reject=True)
     (dead,) = rig.take_events(e.DeadLettered)
@@ -240,6 +247,41 @@ def test_a_dead_letter_queue_with_one_of_its_own_passes_its_dead_letters_on() ->
     assert reject_first(rig, connection, "orders").dead_queue == rig.broker.queues.require("again").id
     assert reject_first(rig, connection, "again").dead_queue == rig.broker.queues.require("final").id
     assert reject_first(rig, connection, "final").dead_queue == 0
+
+
+def test_what_was_published_to_a_dead_letter_queue_has_dead_letters_of_its_own() -> None:
+    """Two messages that fail together go two ways: a dead letter ends there, and work goes where that of any goes."""
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.queues.declare(connection, 1, "orders", {"dead_letter_queue": "mixed"})
+    rig.broker.queues.declare(connection, 2, "mixed", {"ttl_ms": 5})
+    rig.broker.publishing.publish(Publish(connection, 3, "orders", 0, batch_of([b"dead"])))
+    reject_first(rig, connection, "orders")
+    for body in (b"work", b"more"):
+        rig.broker.publishing.publish(Publish(connection, 4, "mixed", 0, batch_of([body])))
+    rig.broker.subscribe(Subscribing(connection, 5, "mixed", None, 2, PLENTY[1]))
+    dispatch_all(rig)
+    number = rig.state.topology.next_subscription - 1
+    rig.broker.deliveries.nack(connection, number, ((1, 3),), 0, delay_ms=None, reason="", reject=True)
+    dead, work = rig.take_events(e.DeadLettered)
+    assert (dead.spans, dead.dead_queue) == (((0, 1, 2),), 0)
+    assert (work.spans, work.dead_queue) == (((0, 2, 3),), rig.broker.queues.require("mixed.dlq").id)
+    assert reject_first(rig, connection, "mixed.dlq").dead_queue == 0
+    rig.broker.publishing.publish(Publish(connection, 6, "mixed.dlq", 0, batch_of([b"lost"])))
+    assert reject_first(rig, connection, "mixed.dlq").dead_queue == 0
+
+
+def test_a_full_queue_that_refuses_loses_only_the_dead_letters_of_others() -> None:
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.queues.declare(connection, 1, "orders", {"dead_letter_queue": "mixed"})
+    rig.broker.queues.declare(connection, 2, "mixed", {"max_length": 2})
+    rig.broker.publishing.publish(Publish(connection, 3, "mixed", 0, batch_of([b"work"])))
+    for body in (b"1", b"2"):
+        rig.broker.publishing.publish(Publish(connection, 4, "orders", 0, batch_of([body])))
+        reject_first(rig, connection, "orders")
+    (dropped,) = [event for event in dispatch_all(rig) if isinstance(event, e.Dropped)]
+    assert dropped.spans == ((0, 2, 3),)
 
 
 def test_a_retry_delay_beyond_all_times_is_refused() -> None:

@@ -234,10 +234,11 @@ class Witness:
             outcome = self.model.pending.pop(copy)
             assert (outcome.dead, outcome.error) == (event.reason, event.error)
             self._group(event).settle(copy)
-        assert (event.dead_queue == 0) == queue.is_last
+        (name,) = {queue.dead_name_of(copy.message) for copy in copies}
+        assert (event.dead_queue == 0) == (not name)
         if event.dead_queue:
             target = self.model.queues[event.dead_queue]
-            assert target.name == queue.dead_name
+            assert target.name == name
             assert event.dead_sequence == target.next[0]
             target.is_dead_letter_queue = not target.settings.mode.has_groups
             for copy in copies:

@@ -79,8 +79,9 @@ def _list_deleted(broker: Broker, *, as_json: bool) -> None:
 
 
 def dead_letter_queue(queue: Mapping[str, Any]) -> str:
-    """The name of the queue that the dead letters of this one go to, which need not be there yet."""
-    return str(queue["settings"]["dead_letter_queue"] or f"{queue['name']}.dlq")
+    """The name of the queue that the dead letters of this one go to, which need not be there yet; empty: nowhere."""
+    name = str(queue["name"])
+    return str(queue["settings"]["dead_letter_queue"] or ("" if name.endswith(".dlq") else f"{name}.dlq"))
 
 
 @command.command(name="show")

@@ -41,6 +41,11 @@ class Lane:
         """How many messages are ready."""
         return next_sequence - self.cursor + self.returned.total
 
+    def ready_within(self, start: int, end: int) -> list[tuple[int, int]]:
+        """What is ready of start <= sequence < end, all of which came, in order."""
+        ready = self.returned.within(start, min(end, self.cursor)) if start < self.cursor else []
+        return ready if end <= self.cursor else [*ready, (max(start, self.cursor), end)]
+
     def take(self, start: int, end: int) -> None:
         """Ready messages start <= sequence < end are no longer ready; the cursor passes over those before them."""
         if start >= self.cursor:

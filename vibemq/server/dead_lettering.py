@@ -1,4 +1,9 @@
-"""Where messages go that nobody could deal with."""
+"""Where messages go that nobody could deal with: to the dead-letter queue of their queue.
+
+What is a dead letter there already ends there, so that nothing goes from queue to queue of which nobody knows: it goes
+on only where the queue's settings name a dead-letter queue. What was published to such a queue goes the way of any
+message; so messages that end together are either all dead letters, or none of them is.
+"""
 
 from collections.abc import Iterator
 from typing import Final
@@ -9,7 +14,7 @@ from vibemq.events import DeadReason, Span
 from vibemq.projections.queue import Queue
 from vibemq.server.dispatch import append_span
 from vibemq.server.journal import Journal
-from vibemq.server.queue_settings import DEAD_LETTER_QUEUE, DEAD_LETTER_SUFFIX, QueueDefaults
+from vibemq.server.queue_settings import DEAD_LETTER_QUEUE, QueueDefaults, usual_dead_letter_queue
 from vibemq.server.subscription import Piece
 
 _BY_ITSELF: Final = frozenset({DeadReason.EXPIRED, DeadReason.OVERFLOW})
@@ -48,11 +53,23 @@ class DeadLettering:
         self._changed = changed
 
     def send(
-        self, queue: Queue, group: int, subscription: int, pieces: Pieces, why: DeadReason, attempts: int, error: str
+        self,
+        queue: Queue,
+        group: int,
+        subscription: int,
+        pieces: Pieces,
+        why: DeadReason,
+        attempts: int,
+        error: str,
+        *,
+        again: bool,
     ) -> None:
-        """These messages are dead, and so many attempts at them failed; `subscription` held them, or 0."""
-        goes_round = why is DeadReason.OVERFLOW and self._overflows_into_itself(queue)
-        target = None if goes_round else self.queue_of(queue)
+        """These messages are dead, and so many attempts at them failed; `subscription` held them, or 0.
+
+        `again`: they were dead letters in this queue.
+        """
+        goes_round = why is DeadReason.OVERFLOW and self._overflows_into_itself(queue, again=again)
+        target = None if goes_round else self._target(queue, again=again)
         if target is None and why in _BY_ITSELF:
             self._journal.record(e.Dropped(queue.id, group, tuple(pieces.spans), pieces.bytes, why))
             return
@@ -74,31 +91,30 @@ class DeadLettering:
         if target is not None:
             self._changed[target.id] = None
 
-    def queue_of(self, queue: Queue, *, create: bool = True) -> Queue | None:
-        """Where the dead letters of a queue go. From a dead-letter queue only where it was told to: else nowhere."""
-        name = dead_letter_name(queue.name, queue)
-        is_last = queue.id in self._state.dead and not queue.settings.dead_letter_queue
-        if is_last or name == queue.name:
+    def _target(self, queue: Queue, *, again: bool) -> Queue | None:
+        """Where the dead letters of a queue go; None: nowhere."""
+        name = dead_letter_name(queue.name, queue, again=again)
+        if name in {"", queue.name}:
             return None
-        return self._state.queue_named(name) or (self._create(name) if create else None)
+        return self._state.queue_named(name) or self._create(name)
 
-    def _overflows_into_itself(self, queue: Queue) -> bool:
+    def _overflows_into_itself(self, queue: Queue, *, again: bool) -> bool:
         """Whether what has no room here, nor where it goes from here, comes back: it would go round for ever."""
         one, seen = queue, set[int]()
         while one.settings.overflow is Overflow.DEAD_LETTER and one.id not in seen:
             seen.add(one.id)
-            following = self._state.queue_named(dead_letter_name(one.name, one))
+            following = self._state.queue_named(dead_letter_name(one.name, one, again=again))
             if following is None or following is queue:
                 return following is queue
-            one = following
+            one, again = following, True
         return False
 
     def expires_into_itself(self, queue: Queue) -> bool:
-        """Whether what is too old here may come back without anybody having had it: too old, or without room, there."""
+        """Whether a letter that is too old here may come back without a failure: too old there, or without room."""
         one, seen = queue, set[int]()
         while one.id not in seen:
             seen.add(one.id)
-            following = self.queue_of(one, create=False)
+            following = self._state.queue_named(dead_letter_name(one.name, one, again=True))
             if following is None or following is queue:
                 return following is queue
             if not following.settings.ttl_ms and following.settings.overflow is not Overflow.DEAD_LETTER:
@@ -126,6 +142,11 @@ class DeadLettering:
         return self._state.queues[number]
 
 
-def dead_letter_name(name: str, queue: Queue | None) -> str:
-    """The name of the dead-letter queue of the queue of that name, of which `queue` is known."""
-    return (queue.settings.dead_letter_queue if queue is not None else "") or name + DEAD_LETTER_SUFFIX
+def dead_letter_name(name: str, queue: Queue | None, *, again: bool = False) -> str:
+    """The name of the dead-letter queue of the queue of that name, of which `queue` is known; empty: there is none.
+
+    `again`: for what is a dead letter in that queue.
+    """
+    if queue is not None and queue.settings.dead_letter_queue:
+        return queue.settings.dead_letter_queue
+    return "" if again else usual_dead_letter_queue(name)

@@ -120,10 +120,7 @@ class DeadLetters:
             for run in runs:
                 if self._fits(run, wanted, source):
                     low, high = max(start, run.start), run.end
-                    ready = lane.returned.within(low, min(high, lane.cursor)) if low < lane.cursor else []
-                    if high > lane.cursor:
-                        ready = [*ready, (max(low, lane.cursor), high)]
-                    yield from ((first, end, run) for first, end in ready)
+                    yield from ((first, end, run) for first, end in lane.ready_within(low, high))
             start = runs[-1].end
 
     def _source(self, name: str) -> int | None:

@@ -469,7 +469,7 @@ class Deliveries:
     ) -> None:
         """Count a failed attempt for each message: it is ready again, perhaps later, or it is dead."""
         again: dict[int, list[Piece]] = {}
-        dead: dict[tuple[DeadReason, int, int], Pieces] = {}
+        dead: dict[tuple[DeadReason, int, int, bool], Pieces] = {}
         most = queue.settings.max_attempts
         grows = delay_ms is None and queue.settings.retry_backoff is Backoff.EXPONENTIAL
         for piece in pieces:
@@ -478,13 +478,14 @@ class Deliveries:
                     again.setdefault(counting + 1 if grows else 0, []).append(part)
                     continue
                 why = DeadReason.REJECTED if reject else DeadReason.MAX_ATTEMPTS
-                dead.setdefault((why, failed + 1, part.origin.lane), Pieces()).add(part)
+                dead.setdefault((why, failed + 1, part.origin.lane, part.origin.dead), Pieces()).add(part)
                 self._settled(subscription, part)
         for attempt, parts in again.items():
             not_before_us = self._retry_us(queue.settings, attempt, delay_ms)
             self._release(queue, subscription, parts, reason, counted=True, not_before_us=not_before_us, error=error)
-        for (why, attempts, _), lost in dead.items():
-            self._dead_lettering.send(queue, subscription.group, subscription.id, lost, why, attempts, error)
+        group, number = subscription.group, subscription.id
+        for (why, attempts, _, was_dead), lost in dead.items():
+            self._dead_lettering.send(queue, group, number, lost, why, attempts, error, again=was_dead)
 
     def _retry_us(self, settings: QueueSettings, attempt: int, delay_ms: int | None) -> int:
         """When messages that failed for the `attempt`th time may be tried again; 0: at once."""

@@ -18,14 +18,15 @@ class Origin:
     """Where the messages of a batch are, and how long: what is kept of it while consumers hold messages of it.
 
     They are messages `sequence` and on of a lane, at `index` and on of record `offset`. `settled` counts those that are
-    done with, so that the cache can let go of a batch when it is of no more use.
+    done with, so that the cache can let go of a batch when it is of no more use. `dead`: they are dead letters there,
+    and not messages that were published to that queue, or came back to it.
     """
 
-    __slots__ = ("count", "index", "keys", "lane", "lengths", "offset", "record_bytes", "sequence", "settled")
+    __slots__ = ("count", "dead", "index", "keys", "lane", "lengths", "offset", "record_bytes", "sequence", "settled")
 
-    def __init__(self, lane: int, sequence: int, offset: int, index: int, batch: Batch) -> None:
+    def __init__(self, lane: int, sequence: int, offset: int, index: int, batch: Batch, *, dead: bool) -> None:
         """Copy from `batch` what is needed; its records are not kept."""
-        self.lane, self.sequence, self.offset, self.index = lane, sequence, offset, index
+        self.lane, self.sequence, self.offset, self.index, self.dead = lane, sequence, offset, index, dead
         self.count, self.record_bytes = batch.count, batch.record_bytes
         # A batch of one, of which there may be very many, is worth a smaller object.
         lengths = (batch.record_bytes,) if batch.count == 1 else memoryview(batch.lengths.tobytes()).cast("I")
@@ -70,7 +71,7 @@ class StoredBatch:
         """One more than the sequence of the last message."""
         self.ttl_ms = 0 if dead else batch.ttl_ms
         """The own time to live of its messages; 0: none."""
-        self.origin = Origin(lane, sequence, offset, index, batch)
+        self.origin = Origin(lane, sequence, offset, index, batch, dead=dead)
 
     def expires_us(self, ttl_ms: int) -> int:
         """When its messages expire in a queue with that time to live, 0 being none; 0: never."""

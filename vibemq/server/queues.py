@@ -37,6 +37,7 @@ from vibemq.server.queue_settings import (
     checked,
     differences,
     resolved,
+    usual_dead_letter_queue,
 )
 from vibemq.server.subscription import Subscription
 
@@ -196,7 +197,7 @@ class Queues:
     def _settings_under(self, new_name: str, queue: Queue) -> QueueSettings:
         """What a queue has under another name: its dead-letter queue is named where it was the usual one."""
         present = msgspec.structs.asdict(queue.settings)
-        usual = queue.name + DEAD_LETTER_SUFFIX
+        usual = usual_dead_letter_queue(queue.name)
         if not queue.settings.dead_letter_queue and usual != new_name and usual in self._state.topology.queues:
             present["dead_letter_queue"] = usual
         settings = resolved(new_name, present, {"dead_letter_queue": present["dead_letter_queue"]})
@@ -493,7 +494,7 @@ def _shown(value: object) -> str:
 
 def _check_length(name: str, settings: QueueSettings) -> None:
     room = NAME_BYTES_MAX - len(DEAD_LETTER_SUFFIX)
-    if not settings.dead_letter_queue and len(name.encode()) > room:
+    if not settings.dead_letter_queue and len(usual_dead_letter_queue(name).encode()) > NAME_BYTES_MAX:
         raise InvalidName(
             f"the name of a queue may have {room} bytes, which leaves room for {DEAD_LETTER_SUFFIX} behind it; "
             f"a longer one needs a dead_letter_queue of its own"

@@ -66,7 +66,8 @@ class Removal:
         old: list[Piece] = []
         now_us, ttl_ms, head_us = self._journal.now_us, queue.settings.ttl_ms, 0
         known.pop(number, None)
-        for piece, expires_us in self._from_head(queue, group, number, lane, ttl_ms):
+        spans = _all_ready(queue, number, lane)
+        for piece, expires_us in self._pieces(queue, group, number, spans, ttl_ms):
             if not 0 < expires_us <= now_us:
                 known[number] = piece.span[1], ttl_ms, expires_us
                 head_us = expires_us
@@ -98,7 +99,7 @@ class Removal:
         pieces = 0
         for number, lane in reversed(list(group.lanes.items())):  # the lowest priority loses first
             old: list[Piece] = []
-            for piece, _ in self._from_head(queue, group, number, lane, 0):
+            for piece, _ in self._pieces(queue, group, number, self._may_go(queue, number, lane), 0):
                 if (over <= 0 and over_bytes <= 0) or pieces >= PIECES_MAX:
                     break
                 part = _as_far_as_needed(piece, over, over_bytes)
@@ -123,14 +124,22 @@ class Removal:
             limits.append(settings.group_max_lag)
         return (group.length(queue.next) - min(limits) if limits else 0), over_bytes
 
+    def _may_go(self, queue: Queue, number: int, lane: Lane) -> Iterable[tuple[int, int]]:
+        """What is ready in a lane and may be removed: of a queue that refuses what is too much, only dead letters."""
+        dead = self._journal.state.dead.get(queue.id)
+        if dead is None or queue.settings.overflow in _TRIMMING:
+            return _all_ready(queue, number, lane)
+        if number != DEFAULT_LANE:  # not where dead letters are
+            return ()
+        return (ready for start, end in dead.open for ready in lane.ready_within(start, end))
+
     # --- both
 
-    def _from_head(
-        self, queue: Queue, group: Group, number: int, lane: Lane, ttl_ms: int
+    def _pieces(
+        self, queue: Queue, group: Group, number: int, spans: Iterable[tuple[int, int]], ttl_ms: int
     ) -> Iterator[tuple[Piece, int]]:
-        """Ready messages of a lane, oldest first, with the time at which they expire; as far as they are in memory."""
-        next_sequence = queue.next[number]
-        for start, end in ready_spans(lane, next_sequence, next_sequence):
+        """Ready messages of a lane, with the time at which they expire; as far as they are in memory."""
+        for start, end in spans:
             at = start
             while at < end:
                 stored = self._dispatcher.find(queue.id, group.id, number, at)
@@ -144,26 +153,32 @@ class Removal:
     def _remove(
         self, queue: Queue, group: Group, lane: Lane, pieces: list[Piece], why: DeadReason, *, dead_letter: bool
     ) -> None:
-        by_attempts: dict[int | None, Pieces] = {}
+        alike: dict[tuple[int, bool] | None, Pieces] = {}
         # What expires round a circle of dead-letter queues would never end: it is let go at the second time in a row.
         in_circle = bool(pieces) and why is DeadReason.EXPIRED and self._dead_lettering.expires_into_itself(queue)
         for piece in pieces:
-            number, start, end = piece.span
-            may_be_letters = in_circle and number == DEFAULT_LANE
+            was_dead = piece.origin.dead
+            _, start, end = piece.span
             for low, high, failed in lane.attempts(start, end):
                 whole = [(low, high, False)]
-                parts = self._dead_lettering.parts_by_origin(queue, low, high) if may_be_letters else whole
+                parts = self._dead_lettering.parts_by_origin(queue, low, high) if in_circle and was_dead else whole
                 for first, stop, came_by_itself in parts:
                     skip = first - start
                     part = Piece(piece.start + skip, piece.start + stop - start, piece.origin, piece.first + skip)
-                    key = failed if dead_letter and not came_by_itself else None
-                    by_attempts.setdefault(key, Pieces()).add(part)
-        for attempts, removed in by_attempts.items():
-            if attempts is not None:
-                self._dead_lettering.send(queue, group.id, 0, removed, why, attempts, "")
+                    key = (failed, was_dead) if dead_letter and not came_by_itself else None
+                    alike.setdefault(key, Pieces()).add(part)
+        for kind, removed in alike.items():
+            if kind is not None:
+                failed, again = kind
+                self._dead_lettering.send(queue, group.id, 0, removed, why, failed, "", again=again)
             else:
                 self._journal.record(e.Dropped(queue.id, group.id, tuple(removed.spans), removed.bytes, why))
         self._removed(queue, group, pieces)
+
+
+def _all_ready(queue: Queue, number: int, lane: Lane) -> Iterator[tuple[int, int]]:
+    """All that is ready in a lane, oldest first."""
+    return ready_spans(lane, queue.next[number], queue.next[number])
 
 
 def _as_far_as_needed(piece: Piece, over: int, over_bytes: int) -> Piece:
