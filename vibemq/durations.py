@@ -9,6 +9,9 @@ from vibemq.errors import UsageError
 Duration: TypeAlias = float | str
 """Seconds, or a number with its unit: "250ms", "30s", "5m", "2h", "1d"."""
 
+DURATION_MS_MAX: Final = 1 << 40
+"""The longest, about 35 years: the protocol has none that is longer."""
+
 _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _FORM: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
@@ -17,7 +20,7 @@ def milliseconds(duration: Duration, what: str) -> int:
     """`duration` in whole milliseconds; `what` names it in errors.
 
     Raises:
-        UsageError: not a duration, negative, or not finite.
+        UsageError: not a duration, negative, or longer than DURATION_MS_MAX.
     """
     if isinstance(duration, str):
         found = _FORM.fullmatch(duration.strip())
@@ -36,7 +39,10 @@ def milliseconds(duration: Duration, what: str) -> int:
         ) from None
     if not math.isfinite(seconds) or seconds < 0:
         raise UsageError(f"{what} is {duration}: a duration is a number of seconds from 0 on")
-    return round(seconds * 1_000)
+    duration_ms = round(min(seconds * 1_000, DURATION_MS_MAX + 1))
+    if duration_ms > DURATION_MS_MAX:
+        raise UsageError(f"{what} is {duration}: a duration is at most {DURATION_MS_MAX // 1_000:,} seconds, 35 years")
+    return duration_ms
 
 
 def text_of(duration_ms: int) -> str:

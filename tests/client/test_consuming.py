@@ -237,6 +237,28 @@ def test_extend_asks_for_the_lease_and_returns_when_it_holds() -> None:
     with_client(test)
 
 
+def test_durations_beyond_those_of_the_protocol_are_refused_before_anything_is_sent() -> None:
+    """The broker would refuse the whole request, and the message would be held until its lease ends."""
+
+    async def test(broker: FakeBroker, client: Client) -> None:
+        async with client.consume("q") as messages:
+            connection = await first(broker)
+            connection.send(deliver(bodies(1)))
+            message = await anext(messages)
+            with pytest.raises(UsageError, match="delay"):
+                await message.nack(delay="20000d")
+            with pytest.raises(UsageError, match="seconds"):
+                await message.extend("20000d")
+            with pytest.raises(UsageError, match="wait"):
+                await client.pull("q", wait="25d")
+            assert sent(connection, m.Nack, m.Extend) == []
+            await message.nack(delay="10000d", confirm=True)
+            (nack,) = sent(connection, m.Nack)
+            assert (nack.deliveries, nack.delay_ms) == (((1, 2),), 864_000_000_000)
+
+    with_client(test)
+
+
 def test_credit_comes_back_in_halves_with_what_was_handed_over() -> None:
     async def test(broker: FakeBroker, client: Client) -> None:
         async with client.consume("q", prefetch=10) as messages:

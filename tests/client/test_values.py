@@ -83,13 +83,40 @@ def test_options_know_their_names_and_ranges() -> None:
 
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(0, 0), (1.5, 1_500), ("250ms", 250), ("30s", 30_000), (" 5m ", 300_000), ("1.5h", 5_400_000), ("1d", 86_400_000)],
+    [
+        (0, 0),
+        (1.5, 1_500),
+        (1_099_511_627.776, 1 << 40),
+        ("250ms", 250),
+        ("30s", 30_000),
+        (" 5m ", 300_000),
+        ("1.5h", 5_400_000),
+        ("1d", 86_400_000),
+    ],
 )
 def test_durations(given: float | str, expected: int) -> None:
     assert milliseconds(given, "delay") == expected
 
 
-@pytest.mark.parametrize("given", ["", "30", "5 m", "-1s", "1w", -1, float("nan"), float("inf"), None, [], b"1s"])
+@pytest.mark.parametrize(
+    "given",
+    [
+        "",
+        "30",
+        "5 m",
+        "-1s",
+        "1w",
+        -1,
+        float("nan"),
+        float("inf"),
+        10**400,
+        1_099_511_627.777,
+        "12726d",
+        None,
+        [],
+        b"1s",
+    ],
+)
 def test_what_is_no_duration(given: Any) -> None:  # noqa: ANN401 - anything
     with pytest.raises(UsageError, match="delay"):
         milliseconds(given, "delay")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.protocol.strategies import frame, plain
 from vibemq import batch as batches
-from vibemq import errors
+from vibemq import durations, errors
 from vibemq.batch import pack
 from vibemq.declaration import Backoff, Mode, Overflow, QueueSettings
 from vibemq.events import DeadReason
@@ -17,6 +17,7 @@ from vibemq.protocol import binary, fields, json_lines, session
 from vibemq.protocol import messages as m
 from vibemq.protocol.frames import PREFACE, Kind
 from vibemq.protocol.keys import key_hash
+from vibemq.server import limits
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
 LIMITS_OF_THE_EXAMPLE = m.Welcome(
@@ -214,7 +215,10 @@ def test_numbers_in_the_text_are_those_of_the_code() -> None:
     assert session.HELLO_BYTES_MAX == 16 * 1024
     assert fields.CONTROL_BYTES_MAX == 1 << 20
     assert (fields.NUMBER_MAX, fields.COUNT_MAX) == ((1 << 63) - 1, (1 << 32) - 1)
-    assert (fields.PRODUCER_MAX, fields.DURATION_MS_MAX, batches.TTL_MS_MAX) == ((1 << 64) - 1, 1 << 40, 1 << 40)
+    assert fields.PRODUCER_MAX == (1 << 64) - 1
+    assert (
+        fields.DURATION_MS_MAX == batches.TTL_MS_MAX == durations.DURATION_MS_MAX == limits.DURATION_MS_MAX == 1 << 40
+    )
 
 
 def test_the_hash_of_a_key_in_the_text_is_that_of_the_code() -> None:

@@ -361,7 +361,7 @@ class Machine(RuleBasedStateMachine):
                 assert consumer.pull_until_us > self.rig.now_us
         heads = group.heads()
         assert not any(group.is_expired(copy, self.rig.now_us) for copy in heads), "what is too old is still there"
-        assert not heads or not any(group.queue.excess(group)), "what is too much is still there"
+        assert group.first_to_go is None or not any(group.queue.excess(group)), "what is too much is still there"
 
     @rule(random=RANDOM)
     def load(self, random: Random) -> None:

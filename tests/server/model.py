@@ -132,6 +132,13 @@ class Group:
         lanes = sorted({copy.message.lane for copy in ready}, reverse=True)
         return [next(copy for copy in ready if copy.message.lane == lane) for lane in lanes]
 
+    @property
+    def first_to_go(self) -> Copy | None:
+        """What is removed next where there is too much: in a queue that refuses what has no room, a dead letter."""
+        if self.queue.drops_the_oldest or self.number:
+            return next(reversed(self.heads()), None)
+        return next((copy for copy in self.of(State.READY) if copy.message.why is not None), None)
+
     def has_its_key(self, copy: Copy, others: list[Copy]) -> bool:
         """Whether no other message of its key is out, or goes before it."""
         key = copy.message.content.key
@@ -456,11 +463,7 @@ class Model:
             )
             is_rough = queue.settings.mode.has_groups and had_too_many_bytes
             assert is_rough or any(queue.excess(group)), "nothing goes while there is room"
-            if queue.drops_the_oldest or group.number:
-                assert copy is group.heads()[-1], "the oldest of the lowest lane goes first"
-            else:
-                letters = (one for one in group.of(State.READY) if one.message.why is not None)
-                assert copy is next(letters), "what was published to a queue that refuses stays"
+            assert copy is group.first_to_go, "the oldest of the lowest lane goes first"
         group.take(copy)
         group.settle(copy)
 

@@ -271,6 +271,21 @@ def test_what_was_published_to_a_dead_letter_queue_has_dead_letters_of_its_own()
     assert reject_first(rig, connection, "mixed.dlq").dead_queue == 0
 
 
+def test_a_circle_that_dead_letters_do_not_go_round_is_none() -> None:
+    """What overflows goes to the next queue, as it would end there."""
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    for name, following in (("one", "two"), ("two", ""), ("two.dlq", "one")):
+        wanted = {"overflow": "dead-letter", "max_length": 1, "dead_letter_queue": following}
+        rig.broker.queues.declare(connection, 1, name, wanted)
+    for body in (b"1", b"2", b"3"):
+        rig.broker.publishing.publish(Publish(connection, 2, "one", 0, batch_of([body])))
+    events = [*dispatch_all(rig), *dispatch_all(rig)]
+    gone = [event for event in events if isinstance(event, e.DeadLettered | e.Dropped)]
+    one, two = (rig.broker.queues.require(name).id for name in ("one", "two"))
+    assert [(type(event), event.queue) for event in gone] == [(e.DeadLettered, one), (e.Dropped, two)]
+
+
 def test_a_full_queue_that_refuses_loses_only_the_dead_letters_of_others() -> None:
     rig = Rig()
     connection = rig.broker.connect("c", "here", "binary", 9)

@@ -25,6 +25,7 @@ from vibemq.durations import Duration, milliseconds
 from vibemq.errors import RequestTimeout, UsageError, VibeMQError
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m
+from vibemq.protocol.fields import WAIT_MS_MAX
 
 
 def connect(url: str | None = None, **options: Unpack[ConnectOptions]) -> "Client":
@@ -204,6 +205,8 @@ class Client(Publishing, DeadLetters):
         if max_messages < 1:
             raise UsageError(f"max_messages is {max_messages}: ask for at least one")
         wait_ms = milliseconds(wait, "wait")
+        if wait_ms > WAIT_MS_MAX:
+            raise UsageError(f"wait is {wait}: a pull waits for at most {WAIT_MS_MAX // 1_000:,} seconds, 24 days")
         key = membership.queue, membership.group, membership.exclusive
         puller = self._pullers.get(key)
         if puller is None:

@@ -7,7 +7,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from vibemq.batch import PRIORITY_MAX, PRIORITY_NORMAL, TTL_MS_MAX, Batch, HeaderValue
+from vibemq.batch import PRIORITY_MAX, PRIORITY_NORMAL, Batch, HeaderValue
 from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError, VibeMQError
 from vibemq.protocol import messages as m
@@ -41,7 +41,7 @@ class Route(NamedTuple):
             UsageError: a priority or a time to live that cannot be.
         """
         ttl_ms = 0 if ttl is None else milliseconds(ttl, "ttl")
-        if ttl is not None and not 0 < ttl_ms <= TTL_MS_MAX:
+        if ttl is not None and not ttl_ms:
             raise UsageError(
                 f"ttl is {ttl}: it must be from 1 ms to about 35 years; leave it out where a message may wait for ever"
             )

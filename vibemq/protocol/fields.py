@@ -15,6 +15,8 @@ COUNT_MAX: Final = (1 << 32) - 1
 PRODUCER_MAX: Final = (1 << 64) - 1
 DURATION_MS_MAX: Final = 1 << 40
 """About 35 years: with the present time added it stays far below NUMBER_MAX microseconds."""
+WAIT_MS_MAX: Final = (1 << 31) - 1
+"""About 24 days."""
 NAME_BYTES_MAX: Final = 255
 WORDS_MAX: Final = 10
 """Words of a topic or pattern: with more of them, patterns can be made that take far too long to match."""
@@ -39,7 +41,7 @@ Version: TypeAlias = Annotated[int, Meta(ge=0, le=0xFFFF)]
 Producer: TypeAlias = Annotated[int, Meta(ge=0)]
 """Up to PRODUCER_MAX, which msgspec cannot state; see checks.py."""
 Duration: TypeAlias = Annotated[int, Meta(ge=0, le=DURATION_MS_MAX)]
-Wait: TypeAlias = Annotated[int, Meta(ge=-1, le=(1 << 31) - 1)]
+Wait: TypeAlias = Annotated[int, Meta(ge=-1, le=WAIT_MS_MAX)]
 Text: TypeAlias = Annotated[str, Meta(max_length=TEXT_MAX)]
 Word: TypeAlias = Annotated[str, Meta(max_length=NAME_BYTES_MAX)]
 Priority: TypeAlias = Annotated[int, Meta(ge=0, le=9)]
