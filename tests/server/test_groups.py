@@ -302,3 +302,20 @@ def test_without_acks_nothing_is_held_and_every_ack_succeeds() -> None:
     queue = rig.state.queues[1]
     assert (queue.length, queue.unacked) == (0, 0)
     assert rig.broker.next_due_us() is None, "there is no lease to end"
+
+
+def test_an_idle_group_is_watched_once_however_often_it_was_left() -> None:
+    hour_ms, leave_ms = 3_600_000, 1000
+    rig, connection = rig_with(group_idle_ms=hour_ms)
+    for number in range(1, 101):
+        join(rig, connection, "a")
+        rig.broker.unsubscribe(connection, 6, number)
+        rig.broker.queues.change(connection, 7, "q", {"description": str(number)})
+        tick(rig, leave_ms * MS)
+    assert len(rig.broker.groups._idle) == 1
+    tick(rig, (hour_ms - 100 * leave_ms) * MS)  # since it was left for the first time
+    assert groups(rig) == ["a"]
+    rig.pass_time((99 * leave_ms - 1) * MS)
+    assert rig.broker.next_due_us() == rig.now_us + MS
+    tick(rig, MS)
+    assert groups(rig) == []

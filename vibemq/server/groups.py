@@ -44,6 +44,7 @@ class Groups:
         self._asked: dict[int, Callable[[int], None]] = {}
         self._next_question = 1
         self._idle: list[tuple[int, int, int]] = []  # heap of (due us, queue, group)
+        self._idle_us: dict[tuple[int, int], int] = {}  # (queue, group) -> its earliest entry there
 
     # --- who takes part in what
 
@@ -156,14 +157,20 @@ class Groups:
     def watch_idle(self, queue: Queue) -> None:
         """The groups of a queue may be other ones: look at those without consumers when their time is over."""
         for group in queue.groups.values():
-            if (due_us := self._idle_until_us(queue, group)) is not None:
-                heappush(self._idle, (due_us, queue.id, group.id))
+            self._watch(queue, group)
 
     def left(self, queue: Queue, number: int) -> None:
         """A consumer has left a group."""
         group = queue.groups.get(number)
-        if group is not None and (due_us := self._idle_until_us(queue, group)) is not None:
-            heappush(self._idle, (due_us, queue.id, number))
+        if group is not None:
+            self._watch(queue, group)
+
+    def _watch(self, queue: Queue, group: Group) -> None:
+        """Look at a group when it has been without consumers for too long, unless that is done earlier anyway."""
+        due_us, place = self._idle_until_us(queue, group), (queue.id, group.id)
+        if due_us is not None and due_us < self._idle_us.get(place, due_us + 1):
+            self._idle_us[place] = due_us
+            heappush(self._idle, (due_us, *place))
 
     def _idle_until_us(self, queue: Queue, group: Group) -> int | None:
         """When a group without consumers is to be deleted; None: not at all, or not as things are."""
@@ -175,7 +182,9 @@ class Groups:
     def tick(self) -> None:
         """Delete the groups that nobody came back to."""
         while self._idle and self._idle[0][0] <= self._journal.now_us:
-            _, number, group_number = heappop(self._idle)
+            entry_us, number, group_number = heappop(self._idle)
+            if self._idle_us.get((number, group_number)) == entry_us:
+                del self._idle_us[number, group_number]
             queue = self._state.queues.get(number)
             group = queue.groups.get(group_number) if queue is not None else None
             if queue is None or group is None or queue.deleted_until_us:
@@ -183,6 +192,8 @@ class Groups:
             due_us = self._idle_until_us(queue, group)
             if due_us is not None and due_us <= self._journal.now_us:
                 self.delete(queue, group, 0, UnknownGroup("the group had no consumers for too long"))
+            else:
+                self._watch(queue, group)
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
