@@ -1,10 +1,13 @@
 """Dead letters are looked at and sent back to work."""
 
+import pytest
+
 from tests.server.rig import Rig, batch_of
 from vibemq import events as e
+from vibemq.errors import UnknownQueue
 from vibemq.server.broker import Subscribing
 from vibemq.server.dead_letters import Filter, Redriving
-from vibemq.server.effects import Answer
+from vibemq.server.effects import Answer, Peeked, Refusal
 from vibemq.server.publishing import Publish
 
 
@@ -21,11 +24,32 @@ def with_letters(count: int) -> tuple[Rig, int]:
     return rig, connection
 
 
+def with_single_letters(count: int) -> tuple[Rig, int]:
+    """A broker with so many dead letters of `orders` that died one by one, each with an error of its own."""
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    rig.broker.subscribe(Subscribing(connection, 1, "orders", None, count, 1 << 20))
+    (number,) = [event.subscription for event in rig.take_events(e.Subscribed)]
+    rig.broker.publishing.publish(Publish(connection, 1, "orders", 0, batch_of([b"x"] * count)))
+    rig.broker.end_turn()
+    for at in range(1, count + 1):
+        rig.broker.deliveries.nack(connection, number, ((at, at + 1),), 0, delay_ms=None, reason=f"<{at}>", reject=True)
+    rig.take()
+    return rig, connection
+
+
 def redrive(
-    rig: Rig, connection: int, start: int, end: int, most: int = 1000, *, dry_run: bool = False
+    rig: Rig,
+    connection: int,
+    start: int,
+    end: int,
+    most: int = 1000,
+    *,
+    wanted: Filter = Filter(),  # noqa: B008 - it is never changed
+    dry_run: bool = False,
 ) -> dict[str, object]:
     """What a redrive of these sequences is answered with."""
-    asked = Redriving(connection, 1, "orders.dlq", "", start, end, most, Filter())
+    asked = Redriving(connection, 1, "orders.dlq", "", start, end, most, wanted)
     rig.broker.dead_letters.redrive(asked, dry_run=dry_run)
     effects = rig.effects()
     while rig.loads:
@@ -108,3 +132,48 @@ def test_what_failed_and_waits_in_another_queue_comes_back() -> None:
     events = pass_all_times(rig)
     assert [(one.queue, one.dead_queue) for one in events if isinstance(one, e.DeadLettered)] == [(1, 2), (2, 1)]
     assert [one.queue for one in events if isinstance(one, e.Dropped)] == [1]  # nobody took it any more
+
+
+def test_a_list_looks_at_some_in_each_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vibemq.server.dead_letters.RUNS_AT_ONCE", 2)
+    monkeypatch.setattr("vibemq.server.dead_letters.SLICES_MAX", 2)
+    rig, connection = with_single_letters(10)
+    rig.broker.dead_letters.peek(connection, 7, "orders", 0, 100, Filter(error="<9>"))
+    turns, found = 0, rig.effects()
+    while rig.broker.has_more:
+        assert found == []
+        rig.broker.end_turn()
+        turns, found = turns + 1, rig.effects()
+    assert turns == 2, "four letters in each"
+    (peeked,) = [one for one in found if isinstance(one, Peeked)]
+    assert [span[1:3] for span in peeked.spans] == [(9, 10)]
+    assert [one["dead"]["error"] for one in peeked.why] == ["<9>"]
+
+    rig.broker.dead_letters.peek(connection, 8, "orders", 0, 100, Filter(error="<9>"))
+    rig.broker.queues.delete(connection, 9, "orders", 0)
+    rig.broker.queues.delete(connection, 10, "orders.dlq", 0)
+    rig.take()
+    rig.broker.end_turn()
+    (refusal,) = [one for one in rig.effects() if isinstance(one, Refusal)]
+    assert (refusal.request, type(refusal.error)) == (8, UnknownQueue)
+
+    rig, connection = with_single_letters(10)
+    rig.broker.dead_letters.peek(connection, 7, "orders", 0, 100, Filter(error="<9>"))
+    rig.broker.disconnect(connection, "it went", lost=False)
+    assert not rig.broker.dead_letters.has_more
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_a_redrive_looks_at_some_and_tells_where_to_look_on(monkeypatch: pytest.MonkeyPatch, dry_run: bool) -> None:
+    monkeypatch.setattr("vibemq.server.dead_letters.RUNS_AT_ONCE", 2)
+    monkeypatch.setattr("vibemq.server.dead_letters.SLICES_MAX", 2)
+    rig, connection = with_single_letters(10)
+    wanted, answers, start = Filter(error="<9>"), list[dict[str, object]](), 0
+    while not answers or start:
+        answers.append(redrive(rig, connection, start, 0, wanted=wanted, dry_run=dry_run))
+        start = int(str(answers[-1]["next"]))
+    assert [(one["count"], one["next"], one["targets"]) for one in answers] == [
+        (0, 5, {}),
+        (0, 9, {}),
+        (1, 0, {"orders": 1}),
+    ]

@@ -157,7 +157,7 @@ class Broker:
     @property
     def has_more(self) -> bool:
         """Whether the next turn has something to do."""
-        return self.deliveries.has_more or self.publishing.has_more
+        return self.deliveries.has_more or self.publishing.has_more or self.dead_letters.has_more
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""

@@ -1,7 +1,9 @@
 """Dead letters for people: which there are and why, and sending them back to work."""
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count as counting
 from typing import Any, Final, NamedTuple
 
 from vibemq import events as e
@@ -19,6 +21,8 @@ from vibemq.server.limits import Limits
 from vibemq.server.subscription import Piece
 
 RUNS_AT_ONCE: Final = 1_000
+SLICES_MAX: Final = 5
+"""So many times RUNS_AT_ONCE are looked at in one step of the event loop: about 2 ms."""
 MOVES_MAX: Final = 200
 """Rows of messages that one request sends back: each takes about 20 us."""
 MOVED_MAX: Final = 1_000
@@ -60,6 +64,20 @@ class _Selection(NamedTuple):
     target: Queue | None
 
 
+@dataclass(slots=True)
+class _Look:
+    """A request for a list that is not answered yet: what was found, and from where on to look further."""
+
+    connection: int
+    request: int
+    name: str
+    start: int
+    left: int
+    wanted: Filter
+    spans: list[tuple[int, int, int, int, bool]] = field(default_factory=list)
+    why: list[dict[str, Any]] = field(default_factory=list)
+
+
 class DeadLetters:
     """Lists dead letters and sends them back."""
 
@@ -71,30 +89,44 @@ class DeadLetters:
         self._dispatcher = dispatcher
         self._limits = limits
         self._waiting: list[Redriving] = []
+        self._looks: deque[_Look] = deque()
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the next turn has something to look at."""
+        return bool(self._looks)
 
     # --- which
 
     def peek(self, connection: int, request: int, name: str, start: int, count: int, wanted: Filter) -> None:
-        """Answer with dead letters from sequence `start` on, and why each is one.
+        """Answer with dead letters from sequence `start` on, and why each is one; at once, or after some turns.
 
         Raises:
             UnknownQueue: there is no such queue.
         """
-        queue, wanted = self._resolve(name, wanted)
-        left = min(count, self._limits.peek_messages)
-        spans: list[tuple[int, int, int, int, bool]] = []
-        why: list[dict[str, Any]] = []
-        if queue is not None:
-            lane = queue.groups[DEFAULT_GROUP].lanes[DEFAULT_LANE]
-            for low, high, run in self._matching(queue, start, wanted):
-                end = min(high, low + left)
-                if low < end:
-                    parts = [(DEFAULT_LANE, *part) for part in alike(lane, low, end)]
-                    spans += parts
-                    why += [{"queue": queue.name, "dead": self._describe(run)}] * len(parts)
-                    left -= end - low
+        self._look(_Look(connection, request, name, start, min(count, self._limits.peek_messages), wanted))
+
+    def _look(self, look: _Look) -> None:
+        """Look a slice further, and answer, or go on in a later turn."""
+        queue, wanted = self._resolve(look.name, look.wanted)
+        for low, high, run in self._matching(queue, look.start, wanted) if queue is not None else ():
+            assert queue is not None
+            if low == high:
+                look.start = low
+                self._looks.append(look)
+                return
+            end = min(high, low + look.left)
+            if low < end:
+                lane = queue.groups[DEFAULT_GROUP].lanes[DEFAULT_LANE]
+                parts = [(DEFAULT_LANE, *part) for part in alike(lane, low, end)]
+                look.spans += parts
+                look.why += [{"queue": queue.name, "dead": self._describe(run)}] * len(parts)
+                look.left -= end - low
+            if not look.left:
+                break
         number = queue.id if queue is not None else 0
-        self._journal.effects.append(Peeked(self._journal.next_offset, connection, request, number, spans, why))
+        offset = self._journal.next_offset
+        self._journal.effects.append(Peeked(offset, look.connection, look.request, number, look.spans, look.why))
 
     def _resolve(self, name: str, wanted: Filter) -> tuple[Queue | None, Filter]:
         """The dead-letter queue that is meant: of that name, or of the queue of that name.
@@ -112,11 +144,20 @@ class DeadLetters:
         return dead, wanted if wanted.source else wanted._replace(source=name)
 
     def _matching(self, queue: Queue, start: int, wanted: Filter) -> Iterator[tuple[int, int, DeadRun]]:
-        """Dead letters that are ready, from `start` on, as (first, end, run)."""
+        """Dead letters that are ready, from `start` on, as (first, end, run).
+
+        When it has looked at as many as one step may, it ends with one whose first is its end: from there it goes on.
+        """
         dead = self._state.dead[queue.id]
         lane = queue.groups[DEFAULT_GROUP].lanes[DEFAULT_LANE]
         source = self._source(wanted.source)
-        while runs := dead.beginning(start, RUNS_AT_ONCE):  # they change when some are moved
+        for slices in counting():
+            runs = dead.beginning(start, RUNS_AT_ONCE)  # they change when some are moved
+            if not runs:
+                return
+            if slices == SLICES_MAX:
+                yield start, start, runs[0]
+                return
             for run in runs:
                 if self._fits(run, wanted, source):
                     low, high = max(start, run.start), run.end
@@ -168,7 +209,13 @@ class DeadLetters:
             self._waiting.append(ask)
 
     def work(self) -> None:
-        """Go on with those that waited for messages to be read."""
+        """Go on with those that waited for messages to be read, and with one that has more to look at."""
+        if self._looks:
+            look = self._looks.popleft()
+            try:
+                self._look(look)
+            except RequestError as error:
+                self._journal.effects.append(Refusal(0, look.connection, look.request, error))
         waiting, self._waiting = self._waiting, []
         for ask in waiting:
             try:
@@ -180,6 +227,7 @@ class DeadLetters:
     def forget(self, connection: int) -> None:
         """A client is gone, and waits no more."""
         self._waiting = [ask for ask in self._waiting if ask.connection != connection]
+        self._looks = deque(look for look in self._looks if look.connection != connection)
 
     def _count(self, ask: Redriving) -> None:
         """Answer with how many would go where."""
@@ -187,6 +235,9 @@ class DeadLetters:
         counts: Counter[str] = Counter()
         left, following = min(ask.most, MOVED_MAX), 0
         for part in self._selections(ask, dead, wanted) if dead is not None else ():
+            if part.start == part.end:
+                following = part.start
+                break
             if part.target is None:
                 counts[""] += part.end - part.start
                 continue
@@ -206,9 +257,9 @@ class DeadLetters:
                 raise UnknownQueue(f"there is no queue {ask.target!r} to send dead letters to")
         for start, end, run in self._matching(dead, ask.start, wanted):
             if ask.end:
-                end = min(end, ask.end)  # noqa: PLW2901 - what lies behind it is not asked for
-                if start >= end:
+                if start >= ask.end:
                     return
+                end = min(end, ask.end)  # noqa: PLW2901 - what lies behind it is not asked for
             target = chosen or self._state.queues.get(run.queue)
             if target is not None and (target.deleted_until_us or target is dead):
                 target = None
@@ -221,27 +272,28 @@ class DeadLetters:
         left, following, moves = min(ask.most, MOVED_MAX), 0, 0
         for part in self._selections(ask, dead, wanted) if dead is not None else ():
             assert dead is not None
+            if part.start == part.end:
+                left, following = 0, part.start
+                break
             if part.target is None:  # the queue that they came from is gone
                 counts[""] += part.end - part.start
                 continue
-            at = part.start
-            while at < part.end and left > 0 and moves < MOVES_MAX:
+            at, moved = part.start, 1
+            while moved and at < part.end and left > 0 and moves < MOVES_MAX:
                 moves += 1
                 try:
                     moved = self._move_some(ask, dead, part, at, min(part.end - at, left))
                 except QueueFull:
-                    if not counts:
+                    if not counts.total():
                         raise
                     left = moved = 0  # what went is told first
-                if not moved:
-                    break
                 counts[part.target.name] += moved
                 at += moved
                 left -= moved
             if at < part.end:
                 following = at
                 break
-        if following and left > 0 and not counts:
+        if following and left > 0 and not counts.total():
             return False
         self._answer(ask, dead, counts, following)
         return True
@@ -302,7 +354,7 @@ class DeadLetters:
         return fitting
 
     def _answer(self, ask: Redriving, dead: Queue | None, counts: Counter[str], following: int) -> None:
-        moved = {name: count for name, count in counts.items() if name}
+        moved = {name: count for name, count in counts.items() if name and count}
         result = {
             "count": sum(moved.values()),
             "next": following,
