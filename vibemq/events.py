@@ -15,10 +15,8 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import msgspec
 
-from vibemq.declaration import Backoff, Mode, Overflow, QueueSettings
+from vibemq.declaration import QueueSettings
 from vibemq.errors import FormatUnsupported
-
-__all__ = ["Backoff", "Mode", "Overflow", "QueueSettings"]
 
 Span: TypeAlias = tuple[int, int, int]
 Spans: TypeAlias = tuple[Span, ...]

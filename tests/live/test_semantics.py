@@ -16,7 +16,7 @@ import pytest
 import vibemq
 from tests.running import RunningBroker, running
 from vibemq import errors
-from vibemq.events import QueueSettings
+from vibemq.declaration import QueueSettings
 
 PATH: Final = Path(__file__).parents[2] / "docs" / "semantics.md"
 PAGE: Final = PATH.read_text("utf-8")

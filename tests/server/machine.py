@@ -16,7 +16,7 @@ from tests.server import compared
 from tests.server.model import MS, Consumer, Group, Model, Queue, State
 from tests.server.rig import Rig
 from tests.server.witness import Witness
-from vibemq import events as e
+from vibemq.declaration import Mode
 from vibemq.errors import ConsumerExclusive, InvalidRequest, LeaseLost, RequestError, UnknownGroup, UnknownQueue
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
@@ -259,7 +259,7 @@ class Machine(RuleBasedStateMachine):
 
     def is_late(self, consumer: Consumer, runs: tuple[tuple[int, int], ...]) -> bool:
         """Whether some of these deliveries are not open any more, or asked for twice."""
-        if consumer.group.queue.settings.mode is e.Mode.FAN_OUT_NO_ACK:
+        if consumer.group.queue.settings.mode is Mode.FAN_OUT_NO_ACK:
             return False
         asked = [number for start, end in runs for number in range(start, end)]
         return len({number for number in asked if number in consumer.open}) < len(asked)

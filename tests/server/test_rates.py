@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests.server.rig import START_US, Rig, batch_of
 from vibemq import events as e
+from vibemq.declaration import Mode, QueueSettings
 from vibemq.errors import QueueBlocked
 from vibemq.server import effects as f
 from vibemq.server.broker import Subscribing
@@ -78,7 +79,7 @@ def serve(rig: Rig, until_us: int) -> list[tuple[int, e.Event | f.Effect]]:
 
 
 def test_a_queue_hands_out_no_more_than_its_rate() -> None:
-    rig = Rig(defaults=e.QueueSettings(deliver_rate=100, lease_ms=3_600_000))
+    rig = Rig(defaults=QueueSettings(deliver_rate=100, lease_ms=3_600_000))
     connection = rig.broker.connect("c", "here", "binary", 0)
     for _ in range(2):
         rig.broker.subscribe(Subscribing(connection, 1, "q", None, *PLENTY))
@@ -92,7 +93,7 @@ def test_a_queue_hands_out_no_more_than_its_rate() -> None:
 
 
 def test_a_rate_is_not_what_a_consumer_without_credit_waits_for() -> None:
-    rig = Rig(defaults=e.QueueSettings(deliver_rate=100))
+    rig = Rig(defaults=QueueSettings(deliver_rate=100))
     connection = rig.broker.connect("c", "here", "binary", 0)
     rig.broker.subscribe(Subscribing(connection, 1, "q", None, 0, 0))
     rig.broker.publishing.publish(Publish(connection, 1, "q", 0, batch_of([b"x"] * 60)))
@@ -102,7 +103,7 @@ def test_a_rate_is_not_what_a_consumer_without_credit_waits_for() -> None:
 
 @pytest.mark.parametrize("settings", [{"order_by_key": True}, {}])
 def test_a_rate_holds_for_each_key_and_group(settings: dict[str, bool]) -> None:
-    rig = Rig(defaults=e.QueueSettings(mode=e.Mode.FAN_OUT, deliver_rate=20, **settings))  # type: ignore[arg-type]
+    rig = Rig(defaults=QueueSettings(mode=Mode.FAN_OUT, deliver_rate=20, **settings))  # type: ignore[arg-type]
     connection = rig.broker.connect("c", "here", "binary", 0)
     for group in "ab":
         rig.broker.subscribe(Subscribing(connection, 1, "q", group, *PLENTY))
@@ -115,7 +116,7 @@ def test_a_rate_holds_for_each_key_and_group(settings: dict[str, bool]) -> None:
 
 
 def test_a_changed_rate_is_obeyed_at_once() -> None:
-    rig = Rig(defaults=e.QueueSettings(deliver_rate=1, lease_ms=3_600_000))
+    rig = Rig(defaults=QueueSettings(deliver_rate=1, lease_ms=3_600_000))
     connection = rig.broker.connect("c", "here", "binary", 0)
     rig.broker.subscribe(Subscribing(connection, 1, "q", None, *PLENTY))
     rig.broker.publishing.publish(Publish(connection, 1, "q", 0, batch_of([b"x"] * 30)))
@@ -136,7 +137,7 @@ def publish(rig: Rig, connection: int, name: str, count: int = 1, sequence: int 
 
 
 def test_a_queue_takes_no_more_than_its_rate_and_says_when_it_takes_more() -> None:
-    rig = Rig(defaults=e.QueueSettings(publish_rate=10))
+    rig = Rig(defaults=QueueSettings(publish_rate=10))
     one, other = (rig.broker.connect("c", "here", "binary", 0) for _ in range(2))
     assert publish(rig, one, "q", 5), "what is there is enough for the first, however many they are"
     assert not publish(rig, one, "q")
@@ -167,7 +168,7 @@ def test_a_duplicate_costs_nothing_of_a_rate() -> None:
 
 
 def test_nobody_is_woken_for_a_queue_that_went() -> None:
-    rig = Rig(defaults=e.QueueSettings(publish_rate=10))
+    rig = Rig(defaults=QueueSettings(publish_rate=10))
     connection = rig.broker.connect("c", "here", "binary", 0)
     publish(rig, connection, "q")
     assert not publish(rig, connection, "q")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tests.server.model import MS, Consumer, Content, Copy, Group, Message, Model, Queue, State, Why
 from vibemq import events as e
 from vibemq.batch import Batch, pack
+from vibemq.declaration import Mode
 from vibemq.server.effects import Delivery
 
 
@@ -163,7 +164,7 @@ class Witness:
     def _delivered(self, _: int, event: e.Delivered) -> None:
         """A consumer was given messages, by the deliveries that come next."""
         consumer = self.model.consumers[event.subscription]
-        keeps = consumer.group.queue.settings.mode is not e.Mode.FAN_OUT_NO_ACK
+        keeps = consumer.group.queue.settings.mode is not Mode.FAN_OUT_NO_ACK
         assert event.lease_until_us == (self.model.now_us + consumer.lease_us if keeps else 0)
         wanted = [(lane, at) for lane, start, end in event.spans for at in range(start, end)]
         given: list[Copy] = []

@@ -7,9 +7,10 @@ import pytest
 from tests.checker import Violation
 from tests.sim.invariants import LEASE_ENDED, Ledger, Watch
 from vibemq import events as e
+from vibemq.declaration import QueueSettings
 from vibemq.projections.projector import Projector
 
-SETTINGS = e.QueueSettings(lease_ms=40)
+SETTINGS = QueueSettings(lease_ms=40)
 SPANS = ((0, 1, 3),)
 BEGINNING = [
     e.QueueDeclared(1, "q", SETTINGS, 0),
