@@ -116,3 +116,11 @@ def test_what_the_readme_shows_is_what_happens(tmp_path: Path) -> None:
         for command, expected, printed in sessions(README, broker, tmp_path):
             pattern = re.escape(expected).replace(re.escape("..."), ".*")
             assert re.fullmatch(pattern, printed, re.DOTALL), command
+        (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+        (url,) = re.findall(r"vibemq://[\d.:]+", program)
+        program = program.replace(url, broker.url)
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment(broker.url), capture_output=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert re.fullmatch(rb"durable as \d+-0\n1 b'two teas' {'table': 7} 1\n", done.stdout)
