@@ -324,6 +324,7 @@ class Machine(RuleBasedStateMachine):
         self.witness.lost.update(self.model.tick())
         self.rig.broker.tick()
         assert self.settle() == []
+        assert all(until_us > self.rig.now_us for _, until_us in self.model.deleted.values())
         for group in self.model.groups:
             assert all(copy.due_us > self.rig.now_us for copy in group.of(State.WAITING))
             due_us = self.model.idle_until_us(group)
@@ -428,7 +429,9 @@ class Machine(RuleBasedStateMachine):
         assert {key: as_of for key, (as_of, _) in self.saved.items()} == capture.saved
         assert all(as_of <= capture.wanted for as_of, _ in self.saved.values())
         self.saved_start = capture.start
-        assert self.restored().digests() == self.rig.state.digests()
+        restored = self.restored()
+        assert restored.digests() == self.rig.state.digests()
+        self.agrees(restored)
 
     def restored(self) -> Projector:
         """The state from the last checkpoint and the events since."""
@@ -462,7 +465,10 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def states_agree(self) -> None:
-        state = self.rig.state
+        self.agrees(self.rig.state)
+
+    def agrees(self, state: Projector) -> None:
+        """A state is as the model has it."""
         assert state.topology.queues == {queue.name: number for number, queue in self.model.queues.items()}
         deleted = {number: (queue.name, until_us) for number, (queue, until_us) in self.model.deleted.items()}
         assert list(state.topology.deleted.items()) == list(deleted.items())

@@ -23,10 +23,10 @@ WEIGHTS = {
     "undelete": 2,
     "peek": 3,
     "peek_dead_letters": 3,
-    "redrive": 4,
+    "redrive": 10,
     "credit": 20,
     "ack": 30,
-    "nack": 12,
+    "nack": 18,
     "extend": 6,
     "tick": 12,
     "turn": 6,
@@ -52,10 +52,10 @@ class LanesMachine(QueuesMachine):
     def settings_for(self, random: Random, name: str) -> dict[str, Any]:
         wanted: dict[str, Any] = {
             "mode": random.choice(["round-robin", "priority"]),
-            "max_attempts": random.randrange(4),
+            "max_attempts": random.choice([0, 1, 2, 2, 3]),
             "lease_ms": 30,
             "retry_delay_ms": random.choice([0, 15]),
-            "ttl_ms": random.choice([0, 0, 25]),
+            "ttl_ms": random.choice([0, 0, 0, 25]),
             "overflow": random.choice([one.value for one in Overflow]),
             "max_length": random.choice([1 << 30, 8, 25]),
             "max_bytes": random.choice([1 << 30, 1 << 30, 200]),
@@ -65,7 +65,8 @@ class LanesMachine(QueuesMachine):
         if random.random() < 0.5:
             wanted["dead_letter_queue"] = "b" if name == "a" else "a"
         if random.random() < 0.5:
-            wanted |= {"retry_backoff": "exponential", "retry_delay_max_ms": 50, "retry_jitter_percent": 40}
+            wanted |= {"retry_backoff": "exponential", "retry_delay_max_ms": random.choice([20, 50])}
+            wanted["retry_jitter_percent"] = random.choice([0, 40])
         if wanted["mode"] == "priority":
             wanted["priority_guard"] = random.choice([0, 1, 3])
         return wanted

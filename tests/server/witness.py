@@ -253,6 +253,8 @@ class Witness:
         copies = [queue.at((lane, at)) for lane, start, end in event.spans for at in range(start, end)]
         assert ids(event) == [copy.message.content.id for copy in copies]
         assert event.bytes == bytes_of(copies)
+        sizes = [len(copy.message.content.body) for copy in copies]
+        assert target.drops_the_oldest or target.fitting(sizes) == len(sizes), "nothing goes where there is no room"
         for at, copy in enumerate(copies):
             queue.take(copy)
             queue.settle(copy)
