@@ -68,8 +68,7 @@ class DeadLettering:
 
         `again`: they were dead letters in this queue.
         """
-        goes_round = why is DeadReason.OVERFLOW and self._overflows_into_itself(queue, again=again)
-        target = None if goes_round else self._target(queue, again=again)
+        target = self._target(queue, again=again)
         if target is None and why in _BY_ITSELF:
             self._journal.record(e.Dropped(queue.id, group, tuple(pieces.spans), pieces.bytes, why))
             return
@@ -98,19 +97,8 @@ class DeadLettering:
             return None
         return self._state.queue_named(name) or self._create(name)
 
-    def _overflows_into_itself(self, queue: Queue, *, again: bool) -> bool:
-        """Whether what has no room here, nor where it goes from here, comes back: it would go round for ever."""
-        one, seen = queue, set[int]()
-        while one.settings.overflow is Overflow.DEAD_LETTER and one.id not in seen:
-            seen.add(one.id)
-            following = self._state.queue_named(dead_letter_name(one.name, one, again=again))
-            if following is None or following is queue:
-                return following is queue
-            one, again = following, True
-        return False
-
-    def expires_into_itself(self, queue: Queue) -> bool:
-        """Whether a letter that is too old here may come back without a failure: too old there, or without room."""
+    def comes_back_by_itself(self, queue: Queue) -> bool:
+        """Whether a letter that goes from here may come back without a failure: too old there, or without room."""
         one, seen = queue, set[int]()
         while one.id not in seen:
             seen.add(one.id)

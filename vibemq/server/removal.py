@@ -154,8 +154,8 @@ class Removal:
         self, queue: Queue, group: Group, lane: Lane, pieces: list[Piece], why: DeadReason, *, dead_letter: bool
     ) -> None:
         alike: dict[tuple[int, bool] | None, Pieces] = {}
-        # What expires round a circle of dead-letter queues would never end: it is let go at the second time in a row.
-        in_circle = bool(pieces) and why is DeadReason.EXPIRED and self._dead_lettering.expires_into_itself(queue)
+        # What goes round a circle of dead-letter queues would never end: it is let go at the second time in a row.
+        in_circle = bool(pieces) and dead_letter and self._dead_lettering.comes_back_by_itself(queue)
         for piece in pieces:
             was_dead = piece.origin.dead
             _, start, end = piece.span
