@@ -459,7 +459,7 @@ class Model:
             assert to_dead_letters == (
                 queue.settings.overflow is Overflow.DEAD_LETTER
                 and queue.dead_name_of(copy.message) != ""
-                and not self.overflows_into_itself(queue, copy.message)
+                and not self.has_gone_round(queue, copy.message)
             )
             is_rough = queue.settings.mode.has_groups and had_too_many_bytes
             assert is_rough or any(queue.excess(group)), "nothing goes while there is room"
@@ -467,20 +467,8 @@ class Model:
         group.take(copy)
         group.settle(copy)
 
-    def overflows_into_itself(self, queue: Queue, message: Message) -> bool:
-        """Whether a message for which a queue has no room goes to the next, and so on, until it is back."""
-        at, name = queue, queue.dead_name_of(message)
-        for _ in self.queues:
-            following = self.named(name)
-            if at.settings.overflow is not Overflow.DEAD_LETTER or following is None:
-                return False
-            if following is queue:
-                return True
-            at, name = following, following.settings.dead_letter_queue
-        return False
-
     def has_gone_round(self, queue: Queue, message: Message) -> bool:
-        """Whether a message is too old in a circle of queues, to which it came in the same way, or for want of room."""
+        """Whether a message came here too old, or for want of room, and may come back in the same way."""
         if message.why is None or message.why.reason not in {DeadReason.EXPIRED, DeadReason.OVERFLOW}:
             return False
         at = queue
