@@ -241,6 +241,18 @@ class Machine(RuleBasedStateMachine):
             self.turn()
 
     @rule(random=RANDOM)
+    def stop_reading(self, random: Random) -> None:
+        """A client does not read what it is sent; or reads again, rather."""
+        blocked = sorted({one.connection for one in self.model.consumers.values() if one.blocked})
+        connection = random.choice(blocked) if blocked and random.random() < 0.7 else self.connection(random)
+        self.rig.broker.block(connection, blocked=connection not in blocked)
+        for consumer in self.model.consumers.values():
+            if consumer.connection == connection:
+                consumer.blocked = connection not in blocked
+        assert self.settle() == []
+        self.turn()
+
+    @rule(random=RANDOM)
     def unsubscribe(self, random: Random) -> None:
         consumer = self.consumer(random)
         if consumer is None or len(self.model.consumers) < 3:
@@ -358,14 +370,19 @@ class Machine(RuleBasedStateMachine):
         """A group has nothing left to do by itself."""
         following = group.next(self.rig.now_us)
         for consumer in group.consumers:
-            is_ready = consumer.has_credit and consumer.is_served
-            assert following is None or not is_ready, "a ready message was not handed out"
+            if following is not None and consumer.has_credit and consumer.is_served:
+                assert self.waits_for_its_rate(group), "a ready message was not handed out"
             if consumer.pull_until_us is not None:
                 assert not consumer.pulled
                 assert consumer.pull_until_us > self.rig.now_us
         heads = group.heads()
         assert not any(group.is_expired(copy, self.rig.now_us) for copy in heads), "what is too old is still there"
         assert group.first_to_go is None or not any(group.queue.excess(group)), "what is too much is still there"
+
+    def waits_for_its_rate(self, group: Group) -> bool:
+        """Whether a group will be handed out something soon, as soon as its queue's rate allows."""
+        rate, due_us = group.queue.settings.deliver_rate, self.rig.broker.next_due_us()
+        return rate > 0 and due_us is not None and due_us <= self.rig.now_us + 1_000_000 // rate
 
     @rule(random=RANDOM)
     def load(self, random: Random) -> None:

@@ -191,6 +191,8 @@ class Consumer:
     credit_messages: int = 0
     credit_bytes: int = 0
     exclusive: bool = False
+    blocked: bool = False
+    """Its client does not read."""
     lease_ms: int = 0
     """What it was told, and counts on."""
     handed: int = 0
@@ -208,7 +210,8 @@ class Consumer:
     @property
     def has_credit(self) -> bool:
         """Whether it may be sent something."""
-        return self.credit_messages > 0 and self.credit_bytes > 0 and len(self.open) < self.unacked_max
+        is_full = len(self.open) >= self.unacked_max
+        return self.credit_messages > 0 and self.credit_bytes > 0 and not is_full and not self.blocked
 
     @property
     def is_served(self) -> bool:

@@ -33,6 +33,7 @@ WEIGHTS = {
     "load": 20,
     "subscribe": 4,
     "unsubscribe": 2,
+    "stop_reading": 3,
     "connect": 2,
     "disconnect": 1,
     "declare": 3,
@@ -60,6 +61,7 @@ class LanesMachine(QueuesMachine):
             "max_length": random.choice([1 << 30, 8, 25]),
             "max_bytes": random.choice([1 << 30, 1 << 30, 200]),
             "single_active": random.random() < 0.2,
+            "deliver_rate": random.choice([0, 0, 0, 0, 0, 200]),
             "delete_grace_ms": 0,
         }
         if random.random() < 0.5:

@@ -36,6 +36,7 @@ class GroupsMachine(QueuesMachine):
             "max_length": random.choice([1 << 30, 8, 25]),
             "max_bytes": random.choice([1 << 30, 1 << 30, 200]),
             "single_active": random.random() < 0.2,
+            "deliver_rate": random.choice([0, 0, 0, 0, 0, 200]),
             "delete_grace_ms": 0,
         }
         if wanted["mode"] != "round-robin":

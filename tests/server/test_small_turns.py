@@ -1,7 +1,5 @@
 """The random histories again, where every turn does as little as can be: whatever is cut short goes on."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.server import machine
@@ -17,7 +15,7 @@ from vibemq.server import dead_letters, deliveries, dispatch, key_order, publish
 
 
 @pytest.fixture(autouse=True)
-def small_turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
         (intervals, "BLOCK_MAX", 2),
         (dead_letters, "MOVES_MAX", 2),
@@ -32,7 +30,6 @@ def small_turns(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ):
         assert hasattr(module, name)
         monkeypatch.setattr(module, name, value)
-    yield
 
 
 @pytest.mark.parametrize("seed", range(100, 103))
