@@ -398,7 +398,8 @@ class Machine(RuleBasedStateMachine):
     def purge(self, random: Random) -> None:
         if not self.model.queues or random.random() < 0.7:
             return
-        queue = random.choice(list(self.model.queues.values()))
+        everything = list(self.model.queues.values())
+        queue = random.choice([queue for queue in everything if queue.unacked] or everything)
         self.rig.broker.queues.purge(self.connection(random), 1, queue.name)
         (answer,) = self.settle()
         assert isinstance(answer, f.Answer)

@@ -253,6 +253,11 @@ class Queue:
         return max(self.groups.values(), key=lambda group: len(group.copies), default=None)
 
     @property
+    def unacked(self) -> int:
+        """What consumers of all groups hold."""
+        return sum(len(group.of(State.UNACKED)) for group in self.groups.values())
+
+    @property
     def length(self) -> int:
         """What that group has not settled."""
         return len(self.behind.copies) if self.behind else 0
