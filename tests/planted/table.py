@@ -21,7 +21,7 @@ ORDER: Final = "tests.planted.test_planted:segments_are_synced_in_order"
 KNOWN: Final = f"{RECOVERY}:test_what_the_index_knows_to_be_synced_is_never_cut"
 ZEROS: Final = f"{RECOVERY}:test_a_flipped_bit_in_the_zeros_behind_the_end_is_cut_and_reported"
 COMMIT: Final = "tests.log.test_index:test_a_commit_takes_only_what_is_synced"
-MODEL: Final = "tests.server.test_broker_model:test_long_random_histories"
+MODEL: Final = "tests.server.test_broker_model:histories"
 KILLS: Final = "tests.crash.test_kills:kill_and_judge"
 
 
@@ -57,14 +57,14 @@ TABLE: Final = [
     Planted(bugs.full_disk_not_noticed, FULL, {}),
     Planted(bugs.folder_not_locked, "tests.log.test_faults:test_a_second_opener_is_told_who_has_the_folder", {}),
     Planted(bugs.index_entry_for_an_unsynced_record, COMMIT, {}),
-    Planted(bugs.lease_ignored, MODEL, {"seed": 0}),
-    Planted(bugs.attempts_not_counted, MODEL, {"seed": 0}),
-    Planted(bugs.attempts_lost_by_settling_a_neighbour, MODEL, {"seed": 1}),
-    Planted(bugs.release_loses_messages, MODEL, {"seed": 0}),
-    Planted(bugs.purge_takes_what_consumers_hold, MODEL, {"seed": 0}),
-    Planted(bugs.digest_ignores_a_field, MODEL, {"seed": 0}),
-    Planted(bugs.dedup_forgotten_after_restart, MODEL, {"seed": 0}),
-    Planted(bugs.stale_acks_settle, MODEL, {"seed": 0}),
+    Planted(bugs.lease_ignored, MODEL, {"seeds": range(5)}),
+    Planted(bugs.attempts_not_counted, MODEL, {"seeds": range(5)}),
+    Planted(bugs.attempts_lost_by_settling_a_neighbour, MODEL, {"seeds": range(5)}),
+    Planted(bugs.release_loses_messages, MODEL, {"seeds": range(5)}),
+    Planted(bugs.purge_takes_what_consumers_hold, MODEL, {"seeds": range(5)}),
+    Planted(bugs.digest_ignores_a_field, MODEL, {"seeds": range(5)}),
+    Planted(bugs.dedup_forgotten_after_restart, MODEL, {"seeds": range(5)}),
+    Planted(bugs.stale_acks_settle, MODEL, {"seeds": range(5)}),
     Planted(bugs.confirm_before_write, KILLS, {"kills": range(3)}, process=True, fault="lost"),
     Planted(bugs.acks_not_logged, KILLS, {"kills": range(3)}, process=True, fault="delivered after a confirmed ack"),
     Planted(bugs.redelivered_not_set_after_a_kill, KILLS, {"kills": range(3)}, process=True, fault="redelivered flag"),

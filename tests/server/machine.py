@@ -305,7 +305,7 @@ class Machine(RuleBasedStateMachine):
         if (consumer := self.consumer(random)) is None:
             return
         request, deliveries = self.request() if random.random() < 0.5 else 0, self.runs(random, consumer)
-        delay_ms, reject = random.choice([None, None, 0, 7, 20]), random.random() < 0.25
+        delay_ms, reject = random.choice([None, None, None, 0, 7, 20]), random.random() < 0.2
         late = self.is_late(consumer, deliveries)
         self.rig.broker.deliveries.nack(
             consumer.connection, consumer.number, deliveries, request, delay_ms=delay_ms, reason="no", reject=reject

@@ -28,9 +28,9 @@ class GroupsMachine(QueuesMachine):
     def settings_for(self, random: Random, name: str) -> dict[str, Any]:
         wanted: dict[str, Any] = {
             "mode": {"f": "fan-out", "n": "fan-out-no-ack"}.get(name, "round-robin"),
-            "max_attempts": random.choice([0, 1, 2, 2, 3]),
+            "max_attempts": random.choice([0, 0, 1, 2, 2, 3, 3]),
             "lease_ms": 30,
-            "retry_delay_ms": random.choice([0, 15]),
+            "retry_delay_ms": random.choice([0, 15, 15]),
             "ttl_ms": random.choice([0, 0, 0, 25]),
             "overflow": random.choice([one.value for one in Overflow]),
             "max_length": random.choice([1 << 30, 8, 25]),
