@@ -448,13 +448,8 @@ class Model:
         assert outcome.least_us <= delay_us <= outcome.most_us
         copy.state, copy.due_us = State.WAITING if delay_us else State.READY, not_before_us
 
-    def removed(
-        self, group: Group, copy: Copy, why: DeadReason, *, to_dead_letters: bool, had_too_many_bytes: bool
-    ) -> None:
-        """A ready message was taken from its queue, as it was too old, or too much.
-
-        `had_too_many_bytes`: before any message was removed; what a group has is known by an average only.
-        """
+    def removed(self, group: Group, copy: Copy, why: DeadReason, *, to_dead_letters: bool) -> None:
+        """A ready message was taken from its queue, as it was too old, or too much."""
         queue = group.queue
         if why is DeadReason.EXPIRED:
             assert to_dead_letters == (
@@ -469,8 +464,7 @@ class Model:
                 and queue.dead_name_of(copy.message) != ""
                 and not self.has_gone_round(queue, copy.message)
             )
-            is_rough = queue.settings.mode.has_groups and had_too_many_bytes
-            assert is_rough or any(queue.excess(group)), "nothing goes while there is room"
+            assert any(queue.excess(group)), "nothing goes while there is room"
             assert copy is group.first_to_go, "the oldest of the lowest lane goes first"
         group.take(copy)
         group.settle(copy)

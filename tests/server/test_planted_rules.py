@@ -255,8 +255,8 @@ def lag_is_not_limited(patch: Patch) -> None:
 
 
 def one_group_pays_for_another(patch: Patch) -> None:
-    bytes_of = Queue.bytes_of
-    patch.setattr(Queue, "bytes_of", lambda queue, _: bytes_of(queue, queue.behind or queue.groups[0]))
+    over = Removal._over
+    patch.setattr(Removal, "_over", lambda self, queue, group: over(self, queue, queue.behind or group))
 
 
 # --- publishers that wait

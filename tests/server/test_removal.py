@@ -263,3 +263,14 @@ def test_a_group_that_is_too_far_behind_loses_its_oldest_and_no_other_group_does
     slow, quick = rig.state.queues[1].groups.values()
     assert [(event.group, event.spans) for event in dropped] == [(slow.id, ((0, 2, 7),))]
     assert (slow.length(rig.state.queues[1].next), quick.length(rig.state.queues[1].next)) == (3, 8)
+
+
+def test_of_the_bytes_of_groups_no_more_than_the_average_says_is_left() -> None:
+    """They are known by an average: what goes may be larger than that, and then more has to go."""
+    rig, connection = rig_with(mode="fan-out", overflow="drop-oldest", max_bytes=100)
+    rig.broker.subscribe(Subscribing(connection, 1, "q", "g", 0, 0))
+    publish(rig, connection, *(bytes(50) for _ in range(2)), *(bytes(2) for _ in range(48)))
+    run(rig)
+    queue = rig.state.queues[1]
+    assert queue.bytes <= 100
+    assert queue.length == 25, "of 4 bytes each, on average"

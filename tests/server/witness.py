@@ -216,9 +216,8 @@ class Witness:
     def _check_removals(self) -> None:
         """Of what was removed in one go the oldest went first, of the lowest lane where there was too much."""
         removals, self._removals = self._removals, []
-        too_many_bytes = any(group.queue.excess(group)[1] > 0 for group, *_ in removals[:1])
         for group, copy, reason, to_dead_letters in sorted(removals, key=lambda one: one[1].place):
-            self.model.removed(group, copy, reason, to_dead_letters=to_dead_letters, had_too_many_bytes=too_many_bytes)
+            self.model.removed(group, copy, reason, to_dead_letters=to_dead_letters)
 
     def _dropped(self, _: int, event: e.Dropped) -> None:
         self._removals += [(self._group(event), copy, event.reason, False) for copy in self._copies(event)]

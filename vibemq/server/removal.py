@@ -119,7 +119,11 @@ class Removal:
         over_bytes = 0
         if settings.overflow in _TRIMMING or queue.id in self._journal.state.dead:
             limits.append(settings.max_length)
-            over_bytes = queue.bytes_of(group) - settings.max_bytes
+            if DEFAULT_GROUP in queue.groups:
+                over_bytes = queue.bytes_of(group) - settings.max_bytes
+            elif queue.total_bytes:  # of groups an average is known: so many messages are within the limit
+                count = queue.next[DEFAULT_LANE] - 1
+                limits.append(((settings.max_bytes + 1) * count - 1) // queue.total_bytes)
         if settings.group_max_lag and group.id != DEFAULT_GROUP:
             limits.append(settings.group_max_lag)
         return (group.length(queue.next) - min(limits) if limits else 0), over_bytes
