@@ -13,9 +13,9 @@ from vibemq.server.publishing import EXPECTED_MAX, LOOKS_MAX, PLACES_MAX, Publis
 PRODUCER: Final = 7
 
 
-def rig_with(**settings: object) -> tuple[Rig, int]:
+def rig_with(*, unroutable: str = "", **settings: object) -> tuple[Rig, int]:
     """A broker with a queue `q`, and the number of a connection."""
-    rig = Rig()
+    rig = Rig(unroutable=unroutable)
     connection = rig.broker.connect("", "", "binary", PRODUCER)
     rig.broker.queues.declare(connection, 1, "q", settings, "fail")
     rig.take()
@@ -216,3 +216,30 @@ def test_of_many_who_wait_each_is_told_in_some_turn_and_then_nobody_looks_any_mo
     assert len(told) == len(several)
     assert unblocked(rig) == []
     assert not rig.broker.publishing.has_more
+
+
+def test_who_publishes_what_nobody_is_bound_to_waits_for_the_queue_that_takes_it() -> None:
+    """Else he is told to go on at once, is refused again, and so for ever."""
+    rig, connection = rig_with(unroutable="q", overflow="block", max_length=1)
+    assert publish(rig, connection, 1, name="a.b", topic=True)
+    assert not publish(rig, connection, 2, name="a.b", topic=True)
+    assert unblocked(rig) == []
+    make_room(rig, connection)
+    assert unblocked(rig) == ["a.b"]
+    assert publish(rig, connection, 2, name="a.b", topic=True)
+
+
+def test_what_is_refused_for_good_meanwhile_is_not_waited_for() -> None:
+    """As on a full disk, which is noticed before anybody looks at the queue; older batches may wait elsewhere."""
+    rig, connection = rig_with(overflow="block", max_length=1)
+    assert publish(rig, connection, 2)
+    assert not publish(rig, connection, 3)
+    assert not publish(rig, connection, 4)
+    make_room(rig, connection)
+    assert unblocked(rig) == ["q"]
+    rig.broker.publishing.refused(connection, "q", 3, to_topic=False)
+    assert publish(rig, connection, 4)
+    make_room(rig, connection)
+    rig.broker.publishing.refused(connection, "q", 3, to_topic=False)
+    assert publish(rig, connection, 5)
+    assert stored(rig) == [2, 4, 5]

@@ -177,3 +177,21 @@ def test_a_redrive_looks_at_some_and_tells_where_to_look_on(monkeypatch: pytest.
         (0, 9, {}),
         (1, 0, {"orders": 1}),
     ]
+
+
+def test_dead_letters_of_a_name_are_those_of_the_last_queue_that_had_it() -> None:
+    rig, connection = with_letters(1)
+    for count in (1, 2):
+        rig.broker.delete(connection, 1, "orders", 60_000)
+        rig.take()
+        asked = Redriving(connection, 1, "orders.dlq", "", 0, 0, 1000, Filter(source="orders"))
+        rig.broker.dead_letters.redrive(asked, dry_run=True)
+        (answer,) = rig.effects()
+        assert isinstance(answer, Answer)
+        assert answer.result["homeless"] == count
+        rig.broker.subscribe(Subscribing(connection, 1, "orders", None, 2, 1 << 20))
+        (number,) = [event.subscription for event in rig.take_events(e.Subscribed)]
+        rig.broker.publishing.publish(Publish(connection, 1, "orders", 0, batch_of([b"x"] * 2)))
+        rig.broker.end_turn()
+        rig.broker.deliveries.nack(connection, number, ((1, 3),), 0, delay_ms=None, reason="", reject=True)
+        rig.take()

@@ -144,6 +144,7 @@ class Conversation:
                 self._host.admit(len(publish.batch.data))
             except DiskFull:
                 if not publishing.has_stored(self.number, publish.sequence):
+                    publishing.refused(self.number, publish.queue, publish.sequence, to_topic=publish.to_topic)
                     raise
             request, queue, sequence, batch, oldest, to_topic = msgspec.structs.astuple(publish)
             publishing.publish(Publish(self.number, request, queue, sequence, batch, oldest, to_topic))

@@ -165,13 +165,13 @@ class DeadLetters:
             start = runs[-1].end
 
     def _source(self, name: str) -> int | None:
-        """The number of the queue of that name, also of one that was deleted; None: any queue."""
+        """The number of the queue of that name, else the last that was deleted; None: any queue."""
         if not name:
             return None
         topology = self._state.topology
         if name in topology.queues:
             return topology.queues[name]
-        return next((number for number, (known, _) in topology.deleted.items() if known == name), -1)
+        return next((number for number in reversed(topology.deleted) if topology.deleted[number][0] == name), -1)
 
     def _fits(self, run: DeadRun, wanted: Filter, source: int | None) -> bool:
         return (

@@ -102,6 +102,10 @@ class _Place:
         """The client has given up what is below `oldest`."""
         del self.expected[: bisect_left(self.expected, (oldest,))]
 
+    def forget(self, sequence: int) -> None:
+        """This batch was refused for good."""
+        self.expected = [one for one in self.expected if one.sequence != sequence]
+
     def has_turn(self, sequence: int, oldest: int) -> bool:
         """Whether a batch may be looked at now. What is below `oldest` was given up by the client."""
         self.give_up(oldest)
@@ -202,6 +206,15 @@ class Publishing:
             self._block(publisher, publish, "what was refused before comes first")
         if not place.expected and not place.waits:
             del publisher.places[publish.name, publish.to_topic]
+
+    def refused(self, connection: int, name: str, sequence: int, *, to_topic: bool) -> None:
+        """A batch was refused before anybody looked at it: those behind it need not wait until it comes again."""
+        places = self._publishers[connection].places
+        place = places.get((name, to_topic))
+        if place is not None:
+            place.forget(sequence)
+            if not place.expected and not place.waits:
+                del places[name, to_topic]
 
     def has_stored(self, connection: int, sequence: int) -> bool:
         """Whether a batch with this sequence of the connection's producer is known to be stored: it needs no room."""
@@ -468,7 +481,10 @@ class Publishing:
 
     def _concerned(self, name: str, *, to_topic: bool) -> Sequence[Queue]:
         if to_topic:
-            return list(self._bound_to(name))
+            bound = list(self._bound_to(name))
+            if bound or not self._unroutable:
+                return bound
+            name = self._unroutable
         queue = self._state.queue_named(name)
         return [queue] if queue is not None else []
 
