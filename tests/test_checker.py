@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.checker import Delivery, History, Name, Place, check
+from tests.checker import Copy, Delivery, History, Name, Place, check
 
 COUNT = 10
 
@@ -32,9 +32,9 @@ def without(history: History, *numbers: int) -> History:
     """Nobody ever got these."""
     gone = {name(number) for number in numbers}
     history.delivered = [one for one in history.delivered if one.name not in gone]
-    history.asked -= gone
+    history.asked -= {Copy(one) for one in gone}
     for one in gone:
-        history.acked.pop(one, None)
+        history.acked.pop(Copy(one), None)
     return history
 
 
@@ -76,15 +76,15 @@ def test_each_writer_has_a_tail_of_its_own() -> None:
 
 def test_what_was_delivered_and_never_acked_and_is_gone_is_lost() -> None:
     history = good()
-    history.asked.discard(name(5))
-    del history.acked[name(5)]
+    history.asked.discard(Copy(name(5)))
+    del history.acked[Copy(name(5))]
     (loss,) = check(history).lost
     assert (loss.name, loss.place, loss.delivered) == (name(5), Place.MIDDLE, True)
 
 
 def test_an_ack_that_was_asked_for_and_not_confirmed_may_have_been_done() -> None:
     history = good()
-    del history.acked[name(5)]
+    del history.acked[Copy(name(5))]
     assert check(history).faults() == []
 
 
@@ -107,7 +107,7 @@ def test_a_delivery_after_a_confirmed_ack_is_found() -> None:
 
 def test_a_second_delivery_without_the_flag_is_found() -> None:
     history = good()
-    del history.acked[name(3)]
+    del history.acked[Copy(name(3))]
     history.delivered.append(delivery(3, 20.0, redelivered=True))
     assert check(history).faults() == []
     history.delivered[-1] = delivery(3, 20.0)
@@ -120,7 +120,7 @@ def test_a_second_delivery_without_the_flag_is_found() -> None:
 
 def test_one_publish_that_became_two_messages_is_found() -> None:
     history = good()
-    del history.acked[name(3)]
+    del history.acked[Copy(name(3))]
     history.delivered.append(delivery(3, 20.0, redelivered=True)._replace(id="other"))
     assert check(history).stored_twice == [name(3)]
 
@@ -136,19 +136,19 @@ def test_what_was_not_confirmed_may_come_or_not() -> None:
 
 def test_what_was_thrown_away_on_purpose_is_not_lost_and_parts_nothing() -> None:
     history = without(good(), 3, 4, 5)
-    history.excused |= {name(4)}
+    history.excused[Copy(name(4))] = "expired"
     assert [loss.name.number for loss in check(history).lost] == [3, 5]
-    history.excused |= {name(3), name(5)}
+    history.excused |= dict.fromkeys((Copy(name(3)), Copy(name(5))), "purged")
     assert check(history).faults() == []
+    assert "1 expired, 2 purged" in str(check(history))
     history = without(good(), 0, 1, 2)
-    history.excused |= {name(1)}
+    history.excused[Copy(name(1))] = "expired"
     assert [loss.place for loss in check(history).lost] == [Place.PREFIX, Place.PREFIX]
 
 
-def test_a_message_from_a_queue_that_it_was_not_sent_to_is_found() -> None:
+def test_a_message_from_a_queue_that_it_never_came_to_is_found() -> None:
     history = good()
-    history.queues = dict.fromkeys(history.attempted, "q")
-    history.dead_letter_queues = frozenset({"dead"})
+    history.queues = {name: {"q", "dead"} for name in history.attempted}
     history.delivered = [one._replace(queue="q") for one in history.delivered]
     assert check(history).faults() == []
     history.delivered[3] = history.delivered[3]._replace(queue="dead")
@@ -160,8 +160,7 @@ def test_a_message_from_a_queue_that_it_was_not_sent_to_is_found() -> None:
 
 def test_a_first_delivery_as_a_dead_letter_needs_no_flag_and_a_second_does() -> None:
     history = good()
-    history.dead_letter_queues = frozenset({"dead"})
-    del history.acked[name(3)]
+    del history.acked[Copy(name(3))]
     history.delivered.append(delivery(3, 20.0)._replace(queue="dead"))
     assert check(history).faults() == []
     assert check(history).duplicates == 0
@@ -169,12 +168,77 @@ def test_a_first_delivery_as_a_dead_letter_needs_no_flag_and_a_second_does() -> 
     assert [one.since for one in check(history).unflagged] == [30.0]
 
 
-def test_a_message_that_comes_back_from_a_deleted_queue_is_found() -> None:
+def test_a_message_that_comes_from_a_queue_that_is_gone_is_found() -> None:
     history = good()
-    history.gone["", name(3)] = 4.5
+    history.gone[""] = 9.5
     assert check(history).faults() == []
-    history.gone["", name(3)] = 2.5
-    assert [one.name for one in check(history).returned] == [name(3)]
+    history.gone[""] = 8.5
+    assert [one.name for one in check(history).returned] == [name(9)]
+
+
+def test_a_message_that_was_said_not_to_be_stored_is_found() -> None:
+    history = good()
+    history.denied.add(name(3))
+    assert [one.name for one in check(history).impossible] == [name(3)]
+    assert len(check(history).faults()) == 1
+    assert check(without(history, 3)).lost[0].name == name(3), "and confirmed all the same"
+
+
+def groups() -> History:
+    """Ten messages, each confirmed, and delivered to and acked by two groups."""
+    history = History(owed=set())
+    assert history.owed is not None
+    for number in range(COUNT):
+        history.attempted.add(name(number))
+        history.confirmed.add(name(number))
+        for group in ("a", "b"):
+            history.owed.add(Copy(name(number), group))
+            history.delivered.append(delivery(number, number)._replace(of=group, place=f"{group}/{number}"))
+            history.acked_at(name(number), number + 2.0, group)
+    return history
+
+
+def test_every_group_must_get_every_message() -> None:
+    history = groups()
+    assert check(history).faults() == []
+    assert check(history).duplicates == 0
+    history.delivered = [one for one in history.delivered if one.copy != Copy(name(9), "b")]
+    (loss,) = check(history).lost
+    assert (loss.name, loss.of, loss.place) == (name(9), "b", Place.TAIL)
+    history.excused[Copy(name(9), "a")] = "expired"
+    assert len(check(history).lost) == 1, "another group's reasons excuse nothing"
+    history.excused[Copy(name(9), "b")] = "expired"
+    assert check(history).faults() == []
+
+
+def test_what_one_group_acked_may_go_to_another() -> None:
+    history = groups()
+    history.delivered.append(delivery(3, 20.0)._replace(of="c", place="c/3"))
+    assert check(history).faults() == []
+    history.delivered.append(delivery(3, 20.0, redelivered=True)._replace(of="a", place="a/3"))
+    assert [one.of for one in check(history).risen] == ["a"]
+
+
+def test_a_copy_that_is_new_in_its_old_place_is_flagged_and_has_risen_from_nothing() -> None:
+    """As after a group was sent back."""
+    history = groups()
+    again = delivery(3, 20.0)._replace(of="a, sent back", place="a/3")
+    history.delivered.append(again._replace(redelivered=True))
+    assert check(history).faults() == []
+    history.delivered[-1] = again
+    assert [one.of for one in check(history).unflagged] == ["a, sent back"]
+
+
+def test_first_deliveries_of_a_row_come_in_order() -> None:
+    history = good()
+    history.delivered = [one._replace(row="r", number=one.name.number) for one in history.delivered]
+    assert check(history).faults() == []
+    history.delivered[3], history.delivered[4] = history.delivered[4], history.delivered[3]
+    assert [one.name for one in check(history).overtaken] == [name(3)]
+    history.delivered[4] = history.delivered[4]._replace(redelivered=True)
+    assert check(history).faults() == []
+    history.delivered[4] = history.delivered[4]._replace(redelivered=False, row="another")
+    assert check(history).faults() == []
 
 
 def test_a_message_that_was_confirmed_as_another_is_found() -> None:
@@ -190,7 +254,7 @@ def test_every_message_is_in_one_class(confirmed: set[int], attempted: set[int],
     history = History({name(n) for n in attempted}, {name(n) for n in confirmed})
     for number in got:
         history.delivered.append(delivery(number, redelivered=number in got))
-        history.asked.add(name(number))
+        history.asked_for(name(number))
     verdict = check(history)
     assert {loss.name.number for loss in verdict.lost} == confirmed - set(got)
     assert {one.name.number for one in verdict.unexpected} == set(got) - attempted

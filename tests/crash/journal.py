@@ -103,7 +103,7 @@ def _add(history: History, kind: str, writer: str, *rest: str) -> None:
         since, at, redelivered, identity = rest[1:]
         history.delivered.append(Delivery(name, float(since), float(at), redelivered == "True", identity))
     elif kind == "asked":
-        history.asked.add(name)
+        history.asked_for(name)
     elif kind == "acked":
         history.acked_at(name, float(rest[1]))
     else:

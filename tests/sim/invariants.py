@@ -1,159 +1,245 @@
 """What must hold of the broker itself, whatever its clients see: after each event, and over the whole log.
 
-`Watch` sees each event as it is appended. It knows the monotonic clock, and not the broker's: so it can tell when a
-lease ends too early or too late because time was taken from elsewhere. It looks at the one queue that an event is
-about, and only at what costs the same for any queue: the whole state is compared with the replay at the end.
-
-`Ledger` counts a log from zero: what came into a queue is there, or has left it by an event that says so.
+`Watch` sees each event as it is appended. It has it judged by the `rules` and by the `timing`, writes it into the
+`book`, and compares the broker's counts with those of the book; after a restart, and at the end, its whole state.
 """
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from tests.checker import Violation
+from tests.sim import mail
+from tests.sim.book import Book, Entry, Queue, Told, wheres
+from tests.sim.features import Features
+from tests.sim.rules import Rules, ready_in, word
+from tests.sim.timing import Timing
 from vibemq import events as e
-from vibemq.events import DEFAULT_GROUP, Spans
+from vibemq.declaration import Mode
+from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE
+from vibemq.projections.group import Group as LiveGroup
 from vibemq.projections.projector import Projector
-from vibemq.projections.queue import Queue
+from vibemq.projections.queue import Queue as LiveQueue
+from vibemq.protocol import messages as m
+from vibemq.server import effects as f
 
-SLACK_US = 2
-"""The clock counts seconds as float."""
-LEASE_ENDED = "the lease ended"
+
+class Sent(NamedTuple):
+    """What a consumer is sent under one of its delivery numbers."""
+
+    queue: int
+    group: int
+    lane: int
+    sequence: int
+    of: str
+    message: mail.Message
+    attempt: int
+    key: int
+    """The key by which these come in order; 0: all of the lane do."""
 
 
 class Watch:
-    """Looks at each event when it happens. Times are microseconds of the monotonic clock."""
+    """Looks at each event when it happens."""
 
-    def __init__(self, wrecked: Callable[[str], None], counts: Counter[str]) -> None:
-        """Nothing has happened. `wrecked` is told the name of a queue that is purged or deleted."""
-        self._wrecked, self._counts = wrecked, counts
-        self._names: dict[int, str] = {}
+    def __init__(self, counts: Counter[str]) -> None:
+        """Nothing has happened."""
+        self.counts = counts
+        self.book = Book()
+        self.rules = Rules(self.book)
+        self.timing = Timing(counts)
+        self.features = Features()
         self.last_us = 0
-        self.leases: dict[tuple[int, int], int] = {}
-        """(queue, sequence) -> when its lease ends."""
-        self.waiting: dict[tuple[int, int], int] = {}
-        """(queue, sequence) -> when its retry delay ends."""
+        self.sent: dict[int, list[Sent]] = {}
+        """Subscription -> what it is sent, from delivery number 1 on. What a crash takes back may have arrived."""
+        self.deleted: dict[tuple[int, int], int] = {}
+        """(connection, request) -> the queue that is gone for good by it."""
+        self._touched: dict[int, None] = {}
 
-    def restarted(self) -> None:
-        """Nobody holds anything; a delay may be over sooner, as a wall clock that went on meanwhile is believed."""
-        self.leases.clear()
-        self.waiting.clear()
+    def restarted(self, offset: int, state: Projector) -> None:
+        """A broker goes on from a log that ends before record `offset`."""
+        self.timing.restarted()
+        if self.book.cut(offset):
+            self.rules.latest.clear()
+        self.rules.restarted()
+        self.last_us = state.audit.last_us
+        self._touched.clear()
+        compare(self.book, state)
 
-    def happened(self, event: e.Event, time_us: int, now_us: int, state: Projector) -> None:
-        """An event of broker time `time_us` was appended `now_us`."""
+    def happened(
+        self, event: e.Event, time_us: int, now_us: int, payload: bytes = b"", cause: m.Command | None = None
+    ) -> None:
+        """An event of broker time `time_us` was appended `now_us`, as `cause` was carried out."""
         if time_us < self.last_us:
             raise Violation(f"time went back by {self.last_us - time_us} us with {event}")
         self.last_us = time_us
-        if isinstance(event, e.QueueDeclared):
-            self._names[event.queue] = event.name
-        elif isinstance(event, e.QueuePurged | e.QueueDeleted):
-            self._wrecked(self._names[event.queue])
-        queue = state.queues.get(getattr(event, "queue", 0))
-        if queue is not None:
-            check_queue(queue)
-            self._look_at_leases(event, time_us, now_us, queue.settings.lease_ms * 1000)
+        book = self.book
+        told = Told(event, time_us, mail.read(payload, len(book.told)))
+        self.rules.judge(told, cause)
+        queue = book.queues.get(getattr(event, "queue", 0))
+        self.timing.happened(event, time_us, now_us, queue)
+        self.features.happened(event, queue, book)
+        if isinstance(event, e.Delivered) and queue is not None:
+            self._send(event, queue)
+        elif isinstance(event, e.Subscribed):
+            self.sent[event.subscription] = []
+        elif isinstance(event, e.QueueDeleted) and not event.until_us and isinstance(cause, m.Delete):
+            self.deleted[event.connection, cause.request] = event.queue
+        book.write(told)
+        for number in (*_concerned(event),):
+            self._touched[number] = None
 
-    def _look_at_leases(self, event: e.Event, time_us: int, now_us: int, lease_us: int) -> None:
-        if isinstance(event, e.Delivered):
-            if event.lease_until_us - time_us != lease_us:
-                raise Violation(f"a lease of {event.lease_until_us - time_us} us, where the queue's is {lease_us}")
-            self._lease(event, time_us, now_us)
-        elif isinstance(event, e.LeaseExtended):
-            self._lease(event, time_us, now_us)
-        elif isinstance(event, e.MadeReady):
-            self._is_over(self.waiting, event.queue, event.spans, now_us, "delays")
-        elif isinstance(event, e.Acked):
-            self._give_up(event.queue, event.spans)
-        elif isinstance(event, e.Released | e.DeadLettered):
-            if event.error == LEASE_ENDED:
-                self._is_over(self.leases, event.queue, event.spans, now_us, "leases")
-            self._give_up(event.queue, event.spans)
-            if isinstance(event, e.Released) and event.not_before_us:
-                until_us = now_us + event.not_before_us - time_us
-                self.waiting |= dict.fromkeys(_keys(event.queue, event.spans), until_us)
+    def _send(self, event: e.Delivered, queue: Queue) -> None:
+        group = queue.groups[event.group]
+        for where in wheres(event.spans):
+            entry = queue.entry(where)
+            key = entry.message.key if queue.settings.order_by_key else 0
+            sent = Sent(
+                queue.id,
+                group.id,
+                *where,
+                queue.of(group, entry),
+                entry.message,
+                group.attempts(where) + 1,
+                key,
+            )
+            self.sent[event.subscription].append(sent)
 
-    def _lease(self, event: e.Delivered | e.LeaseExtended, time_us: int, now_us: int) -> None:
-        until_us = now_us + event.lease_until_us - time_us
-        self.leases |= dict.fromkeys(_keys(event.queue, event.spans), until_us)
+    def settled(self, state: Projector) -> None:
+        """The events of a decision are all there: the queues that they are about must be as the book has them."""
+        for number in self._touched:
+            queue, live = self.book.queues.get(number), state.queues.get(number)
+            if (queue is None) != (live is None):
+                raise Violation(f"queue {number} is there for the book or for the broker only")
+            if queue is not None and live is not None:
+                check_counts(queue, live)
+        self._touched.clear()
 
-    def _give_up(self, queue: int, spans: Spans) -> None:
-        for key in _keys(queue, spans):
-            self.leases.pop(key, None)
-
-    def _is_over(self, until: dict[tuple[int, int], int], queue: int, spans: Spans, now_us: int, what: str) -> None:
-        self._counts[f"{what} ended"] += 1
-        for key in _keys(queue, spans):
-            left_us = until.pop(key, now_us) - now_us
-            if left_us > SLACK_US:
-                raise Violation(f"{what} ended {left_us} us too early: message {key[1]} of queue {queue}")
-
-    def ticked(self, now_us: int, state: Projector) -> None:
+    def ticked(self, now_us: int) -> None:
         """The broker has done all that was due by now."""
-        for what, until in (("leases", self.leases), ("delays", self.waiting)):
-            if until and min(until.values()) < now_us - SLACK_US:
-                late = [key for key, end_us in until.items() if end_us < now_us - SLACK_US and _is_there(state, *key)]
-                if late:
-                    raise Violation(f"{what} go on past their ends: message {late[0][1]} of queue {late[0][0]}")
+        self.timing.ticked(now_us, self.book)
+
+    # --- answers
+
+    def peeked(self, effect: f.Peeked, cause: m.Command | None) -> None:
+        """What a peek shows is what is there."""
+        if isinstance(cause, m.Peek):
+            wanted = self._peek(cause)
+        elif isinstance(cause, m.DeadLetters):
+            wanted = self._dead(cause, effect)
+        else:
+            raise Violation(f"{effect} for {cause}")
+        found = [
+            (lane, sequence, failed)
+            for lane, start, end, failed, _ in effect.spans
+            for sequence in range(start, end)
+        ]  # fmt: skip
+        if found != wanted:
+            raise Violation(f"{cause} is shown {found}, where {wanted} is there")
+
+    def _peek(self, ask: m.Peek) -> list[tuple[int, int, int]]:
+        queue = self.book.queue_named(ask.queue)
+        assert queue is not None
+        if queue.settings.mode.has_groups and ask.group is None:
+            first = max(ask.start, queue.floor)
+            return [(DEFAULT_LANE, number, 0) for number in range(first, min(queue.next(), first + ask.count))]
+        group = queue.groups[DEFAULT_GROUP] if ask.group is None else queue.named(ask.group)
+        assert group is not None
+        found = [(*where, group.attempts(where)) for where in ready_in(group, ask.start)]
+        if ask.priority is not None and queue.settings.mode is Mode.PRIORITY:
+            found = [one for one in found if one[0] == ask.priority]
+        return found[: ask.count]
+
+    def _dead(self, ask: m.DeadLetters, effect: f.Peeked) -> list[tuple[int, int, int]]:
+        if not effect.queue:
+            return []
+        queue = self.book.queues[effect.queue]
+        group = queue.groups[DEFAULT_GROUP]
+        found: list[tuple[int, int, int]] = []
+        why: list[tuple[str, str, int, str]] = []
+        for where in ready_in(group, ask.start):
+            entry = queue.entry(where)
+            if entry.dead is not None and self._is_wanted(entry, ask, queue):
+                found.append((*where, group.attempts(where)))
+                why.append((queue.name, word(entry.dead.reason), entry.dead.attempts, entry.dead.error))
+        found, why = found[: ask.count], why[: ask.count]
+        told = [
+            (reason["queue"], *(reason["dead"][key] for key in ("reason", "attempts", "error")))
+            for (_, start, end, _, _), reason in zip(effect.spans, effect.why, strict=True)
+            for _ in range(start, end)
+        ]
+        if told != why:
+            raise Violation(f"{ask} is told {told}, where it is {why}")
+        return found
+
+    def _is_wanted(self, entry: Entry, ask: m.DeadLetters, queue: Queue) -> bool:
+        assert entry.dead is not None
+        source = ask.source or (ask.queue if ask.queue != queue.name else "")
+        return (not ask.reason or ask.reason == word(entry.dead.reason)) and (
+            not source or self.book.known_as(source) == entry.dead.queue
+        )
 
 
-def _keys(queue: int, spans: Spans) -> list[tuple[int, int]]:
-    return [(queue, number) for _, start, end in spans for number in range(start, end)]
+def _concerned(event: Any) -> Iterable[int]:  # noqa: ANN401 - any event
+    """The queues that an event is about."""
+    if isinstance(event, e.Routed):
+        return [queue for queue, _, _ in event.targets]
+    numbers = (getattr(event, field, 0) for field in ("queue", "dead_queue", "target"))
+    return [number for number in numbers if number]
 
 
-def _is_there(state: Projector, queue: int, number: int) -> bool:
-    """Whether a message is held or waits: what was purged or deleted is not heard of again."""
-    found = state.queues.get(queue)
-    if found is None or found.deleted_until_us:
-        return False
-    group = found.groups[DEFAULT_GROUP]
-    held = any(numbers.within(number, number + 1) for lanes in group.held.values() for numbers in lanes.values())
-    return held or any(start <= number < end for _, _, start, end in group.waiting)
+def check_counts(queue: Queue, live: LiveQueue) -> None:
+    """The broker's counts of a queue are those of the book."""
+    if queue.groups.keys() != live.groups.keys():
+        raise Violation(f"queue {queue.name} has groups {list(live.groups)}, not {list(queue.groups)}")
+    for number, group in queue.groups.items():
+        there = live.groups[number]
+        counts = there.ready(live.next), there.unacked, there.waiting_count
+        wanted = group.ready_count, len(group.held), len(group.waiting)
+        if counts != wanted:
+            raise Violation(
+                f"queue {queue.name}, group {group.name!r}: {counts} messages are ready, held and waiting, not {wanted}"
+            )
+        if there.unacked_bytes < 0 or (not there.unacked and there.unacked_bytes):
+            raise Violation(f"queue {queue.name}, group {group.name!r}: {there.unacked_bytes} bytes are unacked")
 
 
-def check_queue(queue: Queue) -> None:
-    """The counts of a queue agree with what it keeps."""
-    group = queue.groups[DEFAULT_GROUP]
-    ready = sum(queue.next[number] - lane.cursor + lane.returned.total for number, lane in group.lanes.items())
-    held = sum(numbers.total for lanes in group.held.values() for numbers in lanes.values())
-    counts = (queue.length, ready, held, queue.waiting)
-    if queue.length != ready + held + queue.waiting or min(counts) < 0:
-        raise Violation("queue {}: {} messages, but {} ready, {} held, {} waiting".format(queue.name, *counts))
-    if not 0 <= group.unacked_bytes <= queue.bytes or (queue.length == 0 and queue.bytes):
-        raise Violation(f"queue {queue.name}: {queue.bytes} bytes, of which {group.unacked_bytes} unacked")
+def compare(book: Book, state: Projector) -> None:
+    """The broker's whole state is that of the book."""
+    if book.queues.keys() != state.queues.keys() or book.names != state.topology.queues:
+        raise Violation(f"there are queues {state.topology.queues}, not {book.names}")
+    for number, queue in book.queues.items():
+        live = state.queues[number]
+        check_counts(queue, live)
+        if (queue.name, queue.settings, queue.floor) != (live.name, live.settings, live.floor):
+            raise Violation(f"queue {queue.name} is {live.name} with {live.settings}, not {queue.settings}")
+        if queue.patterns != live.patterns.keys():
+            raise Violation(f"queue {queue.name} is bound to {live.patterns}, not {queue.patterns}")
+        if queue.bytes != live.bytes:
+            raise Violation(f"queue {queue.name} has {live.bytes} bytes, not {queue.bytes}")
+        for group in queue.groups.values():
+            there = live.groups[group.id]
+            ready = {(lane, sequence) for lane, sequences in group.ready.items() for sequence in sequences}
+            if (ready, group.held, group.waiting) != _contents(there, live):
+                raise Violation(f"queue {queue.name}, group {group.name!r} does not have what it should")
 
 
-class Ledger:
-    """What came into each queue, and what has left it, counted from the events of a log."""
-
-    def __init__(self) -> None:
-        """Nothing yet."""
-        self.came: Counter[int] = Counter()
-        self.left: Counter[int] = Counter()
-
-    def note(self, event: Any) -> None:  # noqa: ANN401 - the kind is looked at
-        """Count an event."""
-        if isinstance(event, e.Published):
-            self.came[event.queue] += event.count
-        elif isinstance(event, e.Acked):
-            self.left[event.queue] += sum(end - start for _, start, end in event.spans)
-        elif isinstance(event, e.DeadLettered):
-            self.left[event.queue] += sum(end - start for _, start, end in event.spans)
-            self.came[event.dead_queue] += event.count
-        elif isinstance(event, e.QueuePurged):
-            self.left[event.queue] += event.count
-        elif isinstance(event, e.QueueDeleted):
-            if self.came[event.queue] - self.left[event.queue] != event.count:
-                raise Violation(f"queue {event.queue} was deleted with {event.count} messages, which does not add up")
-            if not event.until_us:  # else they are kept for a while, and go with an event like this one
-                self.left[event.queue] += event.count
-
-    def check(self, state: Projector) -> None:
-        """Message conservation: what came and has not left is there, and is ready, held, or waiting."""
-        for queue in state.queues.values():
-            check_queue(queue)
-            if self.came[queue.id] - self.left[queue.id] != queue.length:
-                raise Violation(
-                    f"queue {queue.name} got {self.came[queue.id]} messages, {self.left[queue.id]} have left it, "
-                    f"and it holds {queue.length}"
-                )
+def _contents(group: LiveGroup, queue: LiveQueue) -> tuple[set[Any], dict[Any, int], dict[Any, int]]:
+    ready = {
+        (number, sequence)
+        for number, lane in group.lanes.items()
+        for start, end in [*lane.returned, (lane.cursor, queue.next[number])]
+        for sequence in range(start, end)
+    }
+    held = {
+        (lane, sequence): subscription
+        for subscription, lanes in group.held.items()
+        for lane, sequences in lanes.items()
+        for start, end in sequences
+        for sequence in range(start, end)
+    }
+    waiting = {
+        (lane, sequence): until_us
+        for until_us, lane, start, end in group.waiting
+        for sequence in range(start, end)
+    }  # fmt: skip
+    return ready, held, waiting

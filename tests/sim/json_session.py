@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
+from tests.sim.mail import KEY_OF
 from vibemq.batch import pack
 from vibemq.protocol import messages as m
 from vibemq.protocol.binary import ControlReply
@@ -42,13 +43,19 @@ class JsonSession:
 def encode(command: m.Command) -> bytes:
     """The line of a command."""
     if isinstance(command, m.Publish):
-        messages = tuple(m.JsonNewMessage(body=body.decode()) for body in command.batch.bodies())
+        batch = command.batch
+        keys = [KEY_OF[key] for key in batch.keys or (0,) * batch.count]
         publish = m.JsonPublish(
             request=command.request,
             queue=command.queue,
-            messages=messages,
+            messages=tuple(
+                m.JsonNewMessage(body=body.decode(), key=key) for body, key in zip(batch.bodies(), keys, strict=True)
+            ),
             sequence=command.sequence,
             oldest=command.oldest,
+            priority=batch.priority,
+            ttl_ms=batch.ttl_ms,
+            to_topic=command.to_topic,
         )
         return _encoder.encode(publish) + b"\n"
     return _encoder.encode(command) + b"\n"

@@ -6,6 +6,7 @@ is taken, written, and known to be synced, when a load is done, and when a check
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import islice
 from random import Random
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ from tests.checker import Violation
 from tests.sim.disk import SimulatedDisk
 from tests.sim.invariants import Watch
 from tests.sim.network import Wire
+from tests.sim.rules import overdue
+from tests.sim.scene import Scene
 from vibemq.errors import BeyondLog, DiskFull, HeartbeatMissed, WriteFailed
-from vibemq.events import Published, Routed, SegmentSealed, encode
+from vibemq.events import ProducersForgotten, Published, Routed, SegmentSealed, encode
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import HEADER_BYTES
 from vibemq.log.index import MemoryIndex
@@ -36,7 +39,7 @@ SEGMENT_BYTES = 8192
 RESERVE_BYTES = 4096
 RECORD_BYTES = 1000
 """Few records but those of publishes are longer: so much of the reserve may be left when one does not fit."""
-BLOCKED_BYTES = 4000
+BLOCKED_BYTES = 2500
 """A client with so much unread is one that does not read."""
 
 
@@ -51,6 +54,7 @@ class Surroundings(NamedTuple):
     wall_us: Callable[[], int]
     moment: Callable[[], int]
     log_id: int
+    scene: Scene
 
 
 class _Peer:
@@ -66,6 +70,7 @@ class _Peer:
 
     def admit(self, size: int) -> None:
         if not self.shell.log.admit(size):
+            self.shell.disk_refused = True
             self.shell.around.counts["refused for want of room"] += 1
             raise DiskFull("the disk is full")
 
@@ -99,8 +104,14 @@ class Shell:
             lambda: around.monotonic_us() / 1_000_000,
             self.state.audit.last_us,
         )
-        self.limits = Limits(cache_bytes=around.random.choice((300, 3000, 3000, 1 << 20, 1 << 20)), producers=100)
-        self.broker = Broker(self.state, self.limits, QueueDefaults(), auto_create=False)
+        self.limits = Limits(
+            cache_bytes=around.random.choice((300, 3000, 3000, 1 << 20, 1 << 20)),
+            producers=100,
+            publish_rate_per_connection=around.scene.publish_rate,
+        )
+        self.broker = Broker(
+            self.state, self.limits, QueueDefaults(), auto_create=False, unroutable=around.scene.unroutable
+        )
         self.journal = self.broker.journal
         self.wires: dict[int, Wire] = {}
         self.waiting = Outbox()
@@ -110,6 +121,8 @@ class Shell:
         self.group_written = False
         self.spent_bytes: int | None = None
         """Bytes of events other than publishes since the disk filled up; None while it has room, or had no reserve."""
+        self.disk_refused = False
+        """The last publish was refused for want of room on the disk."""
         self.capture: Capture | None = None
         self.parts: Iterator[None] = iter(())
         checkpoint = self.index.load_checkpoint()
@@ -117,7 +130,7 @@ class Shell:
 
     def serve(self) -> None:
         """Begin."""
-        self.around.watch.restarted()
+        self.around.watch.restarted(self.log.next_offset, self.state)
         self.begin()
         self.broker.start("1", self.clock.wall_us())
         self.end_turn()
@@ -133,17 +146,20 @@ class Shell:
         """Effects that wait for records below may leave."""
         return self.log.synced
 
-    def append(self) -> None:
+    def append(self, cause: m.Command | None = None) -> None:
         """Take what was decided to the log."""
         records = self.journal.records
         if records:
             now_us, watch = self.around.monotonic_us(), self.around.watch
             for record in records:
+                if self.log.disk_full and isinstance(record.event, Published | Routed):
+                    raise Violation(f"the disk is full, and {record.event} takes of the reserve")
                 self.storage.append(record)
-                watch.happened(record.event, record.time_us, now_us, self.state)
+                watch.happened(record.event, record.time_us, now_us, b"".join(record.payload), cause)
                 if self.spent_bytes is not None and not isinstance(record.event, Published | Routed):
                     self.spent_bytes += HEADER_BYTES + len(encode(record.event))
             records.clear()
+            watch.settled(self.state)
 
     def end_turn(self) -> None:
         """Hand out what is ready, and let go what waits for nothing."""
@@ -160,9 +176,14 @@ class Shell:
         """Effects leave the process."""
         spoken: dict[int, Wire] = {}
         for effect in effects:
+            if effect.after > self.log.synced:
+                raise Violation(f"{effect} leaves, and only what is below {self.log.synced} is durable")
             wire = self.wires.get(effect.connection)
             if wire is not None and wire.conversation is not None:
-                wire.conversation.send(effect)
+                if isinstance(effect, f.Peeked):
+                    wire.conversation.answer_peek(effect.request, [])  # `Watch` has seen what is in it
+                else:
+                    wire.conversation.send(effect)
                 spoken[effect.connection] = wire
         for wire in spoken.values():
             self.flush(wire)
@@ -178,6 +199,7 @@ class Shell:
                 wire.is_blocked = True
                 self.broker.block(conversation.number, blocked=True)
                 self.around.counts["blocked"] += 1
+                self.around.watch.features.hit("blocked")
 
     # --- connections
 
@@ -193,8 +215,7 @@ class Shell:
         commands = conversation.receive(memoryview(data))
         while commands or conversation.has_more:
             for command in commands:
-                conversation.execute(command)
-                self.append()
+                self._execute(conversation, command)
                 if self.around.random.random() < 0.05:  # long commands are carried out in several turns
                     self.end_turn()
                     self.begin()
@@ -205,6 +226,39 @@ class Shell:
         if conversation.goodbye is not None:
             self.end_turn()
             self.hang_up(wire, lost=conversation.goodbye.code != 0)
+
+    def _execute(self, conversation: Conversation, command: m.Command | m.Refused) -> None:
+        """Carry out one command, and look at what comes of it."""
+        journal, rules = self.journal, self.around.watch.rules
+        known, publish = len(journal.effects), command if isinstance(command, m.Publish) else None
+        had_reason = publish is None or rules.may_be_refused(publish)
+        self.disk_refused = False
+        conversation.execute(command)
+        is_recorded = bool(journal.records)
+        self.append(None if isinstance(command, m.Refused) else command)
+        for effect in islice(journal.effects, known, None):
+            if isinstance(effect, f.Peeked):
+                assert not isinstance(command, m.Refused)
+                self.around.watch.peeked(effect, command)
+            elif isinstance(effect, f.Answer) and is_recorded and effect.after < self.state.next_offset:
+                raise Violation(f"answered before it is durable: {command}")
+        if publish is not None:
+            is_stored = any(isinstance(effect, f.Confirmed) for effect in islice(journal.effects, known, None))
+            self._published(conversation.number, publish, is_stored=is_stored, had_reason=had_reason)
+
+    def _published(self, number: int, publish: m.Publish, *, is_stored: bool, had_reason: bool) -> None:
+        """A publish was stored or refused: who is refused waits until it is told to go on, or comes too late."""
+        if is_stored:
+            return
+        place = self.broker.publishing._publishers[number].places.get((publish.queue, publish.to_topic))
+        if place is not None and place.expects(publish.sequence):
+            return
+        watch = self.around.watch
+        if watch.rules.lacks_room(publish):
+            watch.features.seen("overflow: reject")
+        watch.rules.refused(publish)
+        if not had_reason and not self.disk_refused and not self.around.scene.publish_rate:
+            raise Violation(f"{publish} is refused, and there is no reason to")
 
     def unblock(self, wire: Wire) -> None:
         """A client has read what there was."""
@@ -287,12 +341,19 @@ class Shell:
             self.begin()
             answer()
             self.append()
+            self.around.watch.rules.found = None
 
     def _read(self, reading: f.Reading) -> Callable[[], None]:
         """Read what was asked for; how to tell the broker."""
         if isinstance(reading, f.Find):
             sequence = self.storage.find(reading)
             self.around.counts["times looked up"] += 1
+            rules = self.around.watch.rules
+            if reading.queue in self.state.queues and sequence != rules.place_of(
+                reading.queue, reading.time_us, reading.first, reading.end
+            ):
+                raise Violation(f"{reading} comes to {sequence}")
+            rules.found = sequence
             return lambda: self.broker.found(reading, sequence)
         batches = self.storage.load(reading)
         self.around.counts["loads"] += 1
@@ -327,16 +388,23 @@ class Shell:
         assert self.index.commit(self.log.synced_mark, capture.changed, capture.gone, capture.start)
         self.saved = capture.saved
         self.around.counts["checkpoints"] += 1
+        self.around.watch.features.hit("checkpoints")
         return True
 
     # --- time
 
     def tick(self) -> None:
-        """Do what is due."""
+        """Do what is due; and if nothing is, as the broker said, then nothing."""
         self.begin()
-        self.broker.tick()
+        broker, now_us = self.broker, self.journal.now_us
+        due_us = broker.next_due_us()
+        is_idle = (due_us is None or due_us > now_us) and not broker.has_more and not broker.dead_letters._waiting
+        broker.tick()
+        if is_idle and any(not isinstance(record.event, ProducersForgotten) for record in self.journal.records):
+            raise Violation(f"nothing is due before {due_us}, and at {now_us} {self.journal.records[0].event} happens")
         self.append()
-        self.around.watch.ticked(self.around.monotonic_us(), self.state)
+        self.around.watch.ticked(self.around.monotonic_us())
+        overdue(self.around.watch.book, now_us)
 
     # --- ends
 

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.sim import shrink
-from tests.sim.test_planted_bugs import acks_confirmed_before_the_sync
+from tests.sim.bugs import acks_confirmed_before_the_sync
 from tests.sim.world import STEPS, run_seed
 
 
@@ -26,7 +26,7 @@ def test_a_history_shrinks_and_fails_in_the_same_way(
     told = capsys.readouterr().out
     left = int(told.splitlines()[-1].split()[0])
     assert 0 < left < STEPS // 10
-    assert "delivered after a confirmed ack" in told.splitlines()[-1]
+    assert "they fail: answered before it is durable" in told.splitlines()[-1]
     assert "publish" in told
     assert "and wait" in told
 

@@ -17,12 +17,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from tests.checker import History, Verdict, Violation, check
+from tests.checker import Copy, History, Verdict, Violation, check
+from tests.sim import rest
 from tests.sim.chance import Chance
-from tests.sim.clients import DEAD, SETTINGS, Client
+from tests.sim.clients import Client
 from tests.sim.disk import SimulatedDisk
-from tests.sim.invariants import Ledger, Watch
+from tests.sim.invariants import Watch, compare
+from tests.sim.ledger import Ledger
 from tests.sim.network import CHUNK_BYTES, Wire
+from tests.sim.producing import Fate
+from tests.sim.scene import TASTES, drawn
 from tests.sim.shell import Shell, Surroundings
 from vibemq.errors import CorruptLog, OutOfSpace, StorageError, WriteFailed
 from vibemq.log.index import MemoryIndex
@@ -32,6 +36,8 @@ START_US = 1_700_000_000_000_000
 YEAR_US = 366 * 86_400 * 1_000_000
 STEPS = 800
 DRAIN_ROUNDS = 2000
+SETTLE_ROUNDS = 1000
+SENT_MAX = 30
 CLIENTS = 3
 LAST = 1 << 32
 """The number of the step that ends a history."""
@@ -50,9 +56,10 @@ class World:
         """Counts what happens, so that everybody can say what came before what."""
         self.monotonic_us = 1
         self.wall_off_us = START_US
-        self.history = History(dead_letter_queues=frozenset({DEAD}))
+        self.history = History()
         self.counts: Counter[str] = Counter()
-        self.watch = Watch(self.wrecked, self.counts)
+        self.watch = Watch(self.counts)
+        self.scene = drawn(self.random, TASTES.get(temper))
         self.disk = SimulatedDisk()
         self.disk.random = self.random
         self.around = Surroundings(
@@ -64,10 +71,12 @@ class World:
             lambda: self.monotonic_us + self.wall_off_us,
             self.next_moment,
             self.random.getrandbits(64),
+            self.scene,
         )
         codecs = [self.random.random() < 0.2 for _ in range(CLIENTS)]
         self.clients = [
-            Client(number, self.random, self.history, json=json) for number, json in enumerate(codecs, start=1)
+            Client(number, self.random, self.history, self.watch, self.scene, json=json)
+            for number, json in enumerate(codecs, start=1)
         ]
         self.wires: list[Wire] = []
         self.story: list[str] | None = None
@@ -76,19 +85,24 @@ class World:
         self.digests: dict[int, str] = {}
         """The digest of the live state at some offsets."""
         some = {fault: weight for fault, weight in FAULTS.items() if self.random.random() < 0.5}
-        weights = {**WORK, **(TEMPERS[temper] or some)}
+        weights = {**WORK, **(TEMPERS.get(temper) or some)}
         self.doings = [doing for doing, weight in weights.items() for _ in range(round(weight * 10))]
         self.shell: Shell
         self.start(MemoryIndex())
         self.clients[0].moment = self.next_moment()
         self.connect(self.clients[0])
-        self.clients[0].declare()
+        self.clients[0].operating.declare_all()
         self.settle()
 
     def next_moment(self) -> int:
         """Something happens."""
         self.moment += 1
         return self.moment
+
+    def hit(self, fault: str) -> None:
+        """A fault of that name comes."""
+        self.counts[fault] += 1
+        self.watch.features.hit(fault)
 
     def tell(self, text: str) -> None:
         """Say what happened."""
@@ -103,7 +117,6 @@ class World:
         end = shell.log.next_offset
         self.digests = {offset: digest for offset, digest in self.digests.items() if offset <= end}
         self.remember()
-        self.watch.last_us = shell.state.audit.last_us
         try:
             shell.serve()
         except (WriteFailed, OutOfSpace) as problem:
@@ -139,7 +152,7 @@ class World:
             shell.group = shell.log.take_group()
         if shell.group is not None and not shell.group_written and self.random.random() < 0.7:
             shell.log.write_group(shell.group, sync=self.random.random() < 0.3)
-        self.counts["power losses" if power else "kills"] += 1
+        self.hit("power losses" if power else "kills")
         self.tell("the power fails" if power else "the broker is killed")
         self.restart(power=power)
 
@@ -151,7 +164,7 @@ class World:
             raise Violation("the log went on after a failure") from problem
         if isinstance(problem, OutOfSpace) and not self.shell.has_spent_reserve:
             raise Violation("the reserve went for something else than consuming and acking") from problem
-        self.counts["died of the disk"] += 1
+        self.hit("died of the disk")
         self.tell(f"the broker dies: {problem}")
         self.disk.repair()
         self.restart(power=self.random.random() < 0.5)
@@ -162,7 +175,7 @@ class World:
         self.shell.stop()
         self.remember()
         self.shell.close()
-        self.counts["stops"] += 1
+        self.hit("stops")
         self.restart(power=self.random.random() < 0.5)
 
     def remember(self) -> None:
@@ -228,14 +241,14 @@ class World:
     def cut(self) -> None:
         """A connection breaks."""
         if self.wires:
-            self.counts["cuts"] += 1
+            self.hit("cuts")
             self.tell("a connection is cut")
             self.random.choice(self.wires).cut(self.random)
 
     def time_out(self) -> None:
         """The broker gives up on a client."""
         if self.wires:
-            self.counts["time-outs"] += 1
+            self.hit("time-outs")
             self.tell("the broker gives up on a client")
             self.shell.time_out(self.random.choice(self.wires))
 
@@ -254,6 +267,7 @@ class World:
             self.disk.capacity_bytes = 0
             self.disk.capacity_bytes = self.random.choice((0, 1000, 10_000)) - self.disk.free_bytes()
             self.shell.notice_room(is_there=False)
+            self.hit("disks filled")
             self.tell("the disk fills up")
         else:
             self.disk.capacity_bytes = None
@@ -265,13 +279,19 @@ class World:
         reach_us = self.random.choice((1_000_000, 3600_000_000, YEAR_US))
         by_us = self.random.randrange(-reach_us, reach_us)
         self.wall_off_us = max(START_US - YEAR_US, min(START_US + YEAR_US, self.wall_off_us + by_us))
-        self.counts["clocks set"] += 1
+        self.hit("clocks set")
         self.tell(f"the wall clock is set by {by_us / 1_000_000:.3f} s")
 
     def tick(self) -> None:
         """Let time pass."""
         self.monotonic_us += self.random.choice((0, 100, 5_000, 20_000, 100_000))
         self.tell(f"it is {self.monotonic_us} us")
+        self.shell.tick()
+
+    def wait(self) -> None:
+        """Let much time pass."""
+        self.monotonic_us += 61_000_000
+        self.tell(f"much later it is {self.monotonic_us} us")
         self.shell.tick()
 
     # --- a history
@@ -312,13 +332,14 @@ class World:
             self.step(number)
         self.random.seed((self.seed << 40) + LAST)
         self.disk.repair()
-        self.settle()
+        self.rest()
         self.check_answers()
         if self.shell.log.disk_full:
             raise Violation("there is room on the disk again, and publishes are still refused")
         self.crash(power=True)
         self.drain()
         self.check_replay()
+        self.check_copies()
         verdict = check(self.history)
         if verdict.faults():
             raise Violation(str(verdict))
@@ -330,15 +351,15 @@ class World:
         for client in self.clients:
             client.moment = self.next_moment()
             self.connect(client)
-        reader.declare()
+        reader.operating.declare_all()
         self.settle()
-        for name in sorted(SETTINGS):
-            reader.subscribe_to(name, 1_000_000)
+        read: set[tuple[int, int]] = set()
         for _ in range(DRAIN_ROUNDS):
+            self._read_all(reader, read)
             self.settle()
             if self._is_drained():
                 break
-            self._send_again(reader)
+            self._go_on(reader)
             self.monotonic_us += 10_000
             self.shell.tick()
         else:
@@ -351,32 +372,54 @@ class World:
     def check_answers(self) -> None:
         """All has arrived, and whoever is still connected has an answer to each request."""
         for client in self.clients:
-            if client.unanswered and client.wire is not None and not client.wire.up.ended:
-                raise Violation(f"client {client.producer} has no answers to requests {sorted(client.unanswered)}")
+            if client.requests and client.wire is not None and not client.wire.up.ended:
+                raise Violation(f"client {client.producer} has no answers to requests {sorted(client.requests)}")
+
+    def _read_all(self, reader: Client, read: set[tuple[int, int]]) -> None:
+        """Consume from every group of every queue that it does not consume from yet."""
+        for queue in self.watch.book.there():
+            for group in queue.groups.values():
+                if (queue.id, group.id) not in read:
+                    read.add((queue.id, group.id))
+                    reader.consuming.subscribe_to(queue.name, 1_000_000, group.name or None)
 
     def _is_drained(self) -> bool:
-        held = any(consumer.open for consumer in self.clients[0].consumers.values())
-        waiting = any(client.unconfirmed for client in self.clients)
+        held = any(consumer.open for consumer in self.clients[0].consuming.consumers.values())
+        waiting = any(client.producing.unconfirmed for client in self.clients)
         there = [queue for queue in self.shell.state.queues.values() if not queue.deleted_until_us]
         return not held and not waiting and all(queue.length == 0 for queue in there)
 
-    def _send_again(self, reader: Client) -> None:
+    def _go_on(self, reader: Client) -> None:
         """Publish what was refused, ack what came, ask for more."""
         for client in self.clients:
             client.moment = self.next_moment()
-            for batch in client.unconfirmed:
-                if batch.refused:
-                    client.send(batch)
-        for number, consumer in reader.consumers.items():
+            for batch in list(client.producing.unconfirmed):
+                if batch.fate is Fate.REFUSED and batch.sent > SENT_MAX:  # too large for its queue, perhaps
+                    client.producing.give_up(batch)
+                elif batch.fate is Fate.REFUSED:
+                    client.producing.send(batch)
+        for number, consumer in reader.consuming.consumers.items():
             if consumer.open:
-                names = set(consumer.open.values())
+                copies = set(consumer.open.values())
                 chosen = sorted(consumer.open)
                 consumer.open.clear()
-                reader.settle(number, chosen, names, confirm=False)
+                reader.consuming.settle(number, chosen, copies, confirm=False)
+
+    def rest(self) -> None:
+        """Let everybody have done what there is to do just now, and look whether they have."""
+        self.settle()
+        self.shell.tick()
+        self.settle()
+        shell = self.shell
+        shell.begin()
+        rest.check(self.watch.rules, shell.broker, self.clients, shell.journal.now_us)
+        self.counts["rests"] += 1
+        self.tell("all is at rest")
 
     def settle(self) -> None:
         """Let everything arrive that is on its way, and all be durable that came of it."""
-        for _ in range(4):
+        for _ in range(SETTLE_ROUNDS):
+            before = self.shell.log.next_offset, self.moment
             for wire in list(self.wires):
                 if wire.conversation is not None and wire.up:
                     self.carry_up(wire, 1 << 30)
@@ -390,19 +433,27 @@ class World:
             for wire in list(self.wires):
                 if wire.client is not None and (wire.down or wire.down.ended):
                     self.carry_down(wire, 1 << 30)
+            if before == (self.shell.log.next_offset, self.moment) and not self.shell.broker.has_more:
+                return
+        raise Violation("the broker does not come to rest")
 
-    def wrecked(self, queue: str) -> None:
-        """What is in a queue is thrown away: of all that was sent there until now nothing need be found again."""
-        if not any(queue in client.wrecked for client in self.clients):
-            raise Violation(f"queue {queue} was purged or deleted, and nobody asked for it")
-        self.counts["wrecks"] += 1
-        self.history.excused |= {name for name, sent_to in self.history.queues.items() if sent_to == queue}
+    def check_copies(self) -> None:
+        """Tell the judge what the log says: which copies there were, and what became of them. All were settled."""
+        book, history = self.watch.book, self.history
+        history.owed = book.acked | {Copy(name, "nobody") for name in history.confirmed if name not in book.ids}
+        history.excused = book.ended
+        history.queues = book.came_to
+        left = {(queue.name, group.name) for queue in book.there() for group in queue.groups.values() if group.length}
+        if left:
+            raise Violation(f"these are empty, and the log does not say where their messages are: {left}")
 
     def check_replay(self) -> None:
         """A replay from zero passes through every state that was noted when it was live or recovered, and adds up."""
         state, ledger = Projector(), Ledger()
         for record in self.shell.log.scan(0):
-            event = record.event
+            event, told = record.event, self.watch.book.told[record.offset]
+            if (event, record.time_us) != (told.event, told.time_us):
+                raise Violation(f"record {record.offset} holds {event}, where {told.event} was decided")
             state.apply(record.offset, record.time_us, event)
             ledger.note(event)
             noted = self.digests.get(record.offset + 1)
@@ -410,6 +461,7 @@ class World:
                 raise Violation(f"a replay up to record {record.offset} differs from what was live then")
             self.counts["replays"] += noted is not None
         ledger.check(state)
+        compare(self.watch.book, state)
 
     @property
     def digest(self) -> str:
@@ -435,12 +487,15 @@ WORK = {
     "keep_house": 0.5,
     "remember": 0.2,
     "lose_power": 0.2,
+    "rest": 0.1,
+    "wait": 0.1,
 }
 """What goes on in every history, and how often: a step takes one of them."""
-FAULTS = {"kill": 0.2, "stop": 0.2, "cut": 0.4, "time_out": 0.2, "break_disk": 0.2, "fill_disk": 0.3, "set_clock": 0.5}
+FAULTS = {"kill": 0.3, "stop": 0.2, "cut": 0.4, "time_out": 0.3, "break_disk": 0.3, "fill_disk": 0.3, "set_clock": 0.5}
 """What goes on in some: a history with all of it would never get far."""
 TEMPERS: dict[str, dict[str, float]] = {
     "any": {},
+    **{taste: {} for taste in TASTES},
     "clocks": {"set_clock": 3.0, "kill": 0.3, "stop": 0.3, "lose_power": 0.0, "tick": 8.0},
 }
 """What goes on beside or instead, by name; nothing: as chance has it."""
