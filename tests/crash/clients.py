@@ -1,6 +1,6 @@
 """The clients of the crash laboratory, each a process of its own.
 
-    python -m tests.crash.clients produce|consume|pull NAME SEED JOURNAL URL QUEUE [late]
+    python -m tests.crash.clients produce|consume|pull NAME SEED JOURNAL URL QUEUE[/GROUP] [late]
 
 With `late` the way to the broker may hold back what it carries, for any time: then a delivery may have been sent at any
 time since its connection was opened.
@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Final, Literal
 
 import vibemq
 from tests.checker import Name
@@ -44,7 +44,10 @@ class Program:
 
     def __init__(self, name: str, seed: str, journal: str, url: str, queue: str, late: str = "") -> None:
         """As on the command line."""
-        self.name, self.random, self.url, self.queue = name, Random(f"{seed} {name}"), url, queue
+        self.name, self.random, self.url = name, Random(f"{seed} {name}"), url
+        self.queue, _, group = queue.partition("/")
+        self.group = group or None
+        self._of = (group,) if group else ()
         self.journal = Journal(Path(journal))
         self.ticker = Ticker()
         self._late, self._connects, self._connected = bool(late), 0, 0.0
@@ -112,9 +115,15 @@ class Program:
 
     # --- consuming
 
+    @property
+    def _start(self) -> Literal["head", "tail"]:
+        """A group gets all that there ever was, whenever it is created."""
+        return "head" if self.group else "tail"
+
     async def consume(self, client: vibemq.Client) -> None:
         """Take part in the queue with a subscription that survives its connections."""
-        async with client.consume(self.queue, prefetch=self.random.choice((5, 50))) as messages:
+        prefetch, start = self.random.choice((5, 50)), self._start
+        async with client.consume(self.queue, prefetch, self.group, start=start) as messages:
             async for batch in messages.batches(max_messages=50):
                 await self.settle(client, batch)
 
@@ -122,22 +131,23 @@ class Program:
         """Ask for messages again and again."""
         while True:
             with contextlib.suppress(RequestTimeout):
-                await self.settle(client, await client.pull(self.queue, max_messages=20, wait=0.1))
+                pulling = client.pull(self.queue, max_messages=20, wait=0.1, group=self.group, start=self._start)
+                await self.settle(client, await pulling)
 
     async def settle(self, client: vibemq.Client, batch: Sequence[vibemq.Message]) -> None:
         """Note what came, give some of it back, ack the rest in one of the ways there are."""
         random = self.random
         now, since = time.monotonic(), self._connected if self._late else self.ticker.since
         self.journal.write(
-            ("delivered", *name_of(one.body), since, now, one.redelivered, one.id) for one in batch
-        )  # fmt: skip
+            ("delivered", *name_of(one.body), since, now, one.redelivered, one.id, *self._of) for one in batch
+        )
         if random.random() < 0.3:
             await asyncio.sleep(random.choice((0, 0.001, 0.02)))
         kept = [one for one in batch if random.random() >= ACK_LATER]
         for one in batch:
             if one not in kept:
                 await one.nack()
-        self.journal.write(("asked", *name_of(one.body)) for one in kept)
+        self.journal.write(("asked", *name_of(one.body), *self._of) for one in kept)
         connects = client.stats.connects
         try:
             confirmed = await random.choice((_ack_all, _ack_each, _ack_and_flush))(client, kept)
@@ -148,7 +158,7 @@ class Program:
         if not confirmed and client.stats.connects != connects:
             return
         sure = [one for one in kept if confirmed or (one.parcel.subscription.number, one.delivery) not in self._lost]
-        self.journal.write(("acked", *name_of(one.body), at) for one in sure)
+        self.journal.write(("acked", *name_of(one.body), at, *self._of) for one in sure)
 
 
 async def _ack_all(client: vibemq.Client, kept: Sequence[vibemq.Message]) -> bool:

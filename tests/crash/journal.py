@@ -4,9 +4,9 @@ A line is one write to a file opened with O_APPEND, so that a killed client leav
 
     attempted WRITER FIRST END           messages FIRST .. END - 1 are about to be published
     confirmed WRITER FIRST END
-    delivered WRITER NUMBER SINCE AT REDELIVERED ID
-    asked     WRITER NUMBER              its ack is about to be sent
-    acked     WRITER NUMBER AT
+    delivered WRITER NUMBER SINCE AT REDELIVERED ID [GROUP]
+    asked     WRITER NUMBER [GROUP]      its ack is about to be sent
+    acked     WRITER NUMBER AT [GROUP]
     refused   WRITER FIRST END WHY       it may be stored all the same
 
 Times are those of CLOCK_MONOTONIC, which all processes of a machine share.
@@ -100,11 +100,12 @@ def _add(history: History, kind: str, writer: str, *rest: str) -> None:
         return
     name = Name(writer, int(rest[0]))
     if kind == "delivered":
-        since, at, redelivered, identity = rest[1:]
-        history.delivered.append(Delivery(name, float(since), float(at), redelivered == "True", identity))
+        since, at, redelivered, identity, *group = rest[1:]
+        flagged = redelivered == "True"
+        history.delivered.append(Delivery(name, float(since), float(at), flagged, identity, of="".join(group)))
     elif kind == "asked":
-        history.asked_for(name)
+        history.asked_for(name, "".join(rest[1:]))
     elif kind == "acked":
-        history.acked_at(name, float(rest[1]))
+        history.acked_at(name, float(rest[1]), "".join(rest[2:]))
     else:
         raise AssertionError(f"a journal has a line of kind {kind!r}")

@@ -11,7 +11,7 @@ from random import Random
 from typing import Final
 
 import vibemq
-from tests.checker import History, Verdict, check
+from tests.checker import Copy, History, Verdict, check
 from tests.crash.journal import read
 from tests.running import RunningBroker
 
@@ -30,8 +30,16 @@ LEASE_S: Final = 30.0
 class Laboratory:
     """One experiment: a broker, clients, and in the end a verdict."""
 
-    def __init__(self, folder: Path, seed: int, *, lease_s: float = LEASE_S, program: Sequence[str] = ()) -> None:
-        """Work in `folder`. `program` is run instead of the `vibemq` command."""
+    def __init__(
+        self,
+        folder: Path,
+        seed: int,
+        *,
+        lease_s: float = LEASE_S,
+        groups: Sequence[str] = (),
+        program: Sequence[str] = (),
+    ) -> None:
+        """Work in `folder`. With `groups` the queue fans out. `program` is run instead of the `vibemq` command."""
         self.folder, self.seed, self.random = folder, seed, Random(seed)
         folder.mkdir(exist_ok=True)
         config = folder / "vibemq.toml"
@@ -39,13 +47,14 @@ class Laboratory:
         self.broker = RunningBroker(folder / "data", ["--config", str(config)], program=program)
         self.kills = 0
         self._clients: dict[str, subprocess.Popen[bytes]] = {}
-        self._lease_s = lease_s
+        self._lease_s, self._groups = lease_s, groups
 
     def start(self, producers: int = 1, consumers: Sequence[str] = ("consume", "pull")) -> None:
         """Start the broker and clients of it. They are not yet at work: see `await_progress`."""
         self.broker.start()
         with self.client() as client:
-            client.declare(QUEUE, max_attempts=0, lease=self._lease_s)
+            mode = "fan-out" if self._groups else "round-robin"
+            client.declare(QUEUE, mode=mode, max_attempts=0, lease=self._lease_s)
         for number in range(producers):
             self.begin("produce", f"producer{number}")
         for number, kind in enumerate(consumers):
@@ -60,13 +69,20 @@ class Laboratory:
     def begin(self, kind: str, name: str, url: str | None = None) -> None:
         """Start a client process; at `url`, where that is not the broker's own."""
         command = [sys.executable, "-m", "tests.crash.clients", kind, name, str(self.seed)]
+        late = ["late"] if url else []
         with (self.folder / f"{name}.stderr").open("ab") as errors:
             self._clients[name] = subprocess.Popen(
-                [*command, str(self.journal(name)), url or self.broker.url, QUEUE, *(["late"] if url else [])],
+                [*command, str(self.journal(name)), url or self.broker.url, self._queue(name), *late],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stderr=errors,
             )
+
+    def _queue(self, name: str) -> str:
+        """What a client is told of the queue; consumers are of the groups in turn."""
+        number = name.removeprefix("consumer")
+        is_of_group = self._groups and number != name
+        return f"{QUEUE}/{self._groups[int(number) % len(self._groups)]}" if is_of_group else QUEUE
 
     def journal(self, name: str) -> Path:
         """Where a client writes what it knows."""
@@ -134,8 +150,11 @@ class Laboratory:
         return check(self.history())
 
     def history(self) -> History:
-        """What all journals say."""
-        return read(sorted(self.folder.glob("*.journal")))
+        """What all journals say; each group must have had everything."""
+        history = read(sorted(self.folder.glob("*.journal")))
+        if self._groups:
+            history.owed = {Copy(name, group) for name in history.confirmed for group in self._groups}
+        return history
 
     def _end(self, prefix: str) -> None:
         ending = {name: process for name, process in self._clients.items() if name.startswith(prefix)}
@@ -158,10 +177,15 @@ class Laboratory:
 
 @contextmanager
 def laboratory(
-    folder: Path, seed: int, *, lease_s: float = LEASE_S, program: Sequence[str] = ()
+    folder: Path,
+    seed: int,
+    *,
+    lease_s: float = LEASE_S,
+    groups: Sequence[str] = (),
+    program: Sequence[str] = (),
 ) -> Iterator[Laboratory]:
     """A laboratory that is left clean, with the seed in whatever goes wrong."""
-    lab = Laboratory(folder, seed, lease_s=lease_s, program=program)
+    lab = Laboratory(folder, seed, lease_s=lease_s, groups=groups, program=program)
     try:
         yield lab
     except AssertionError as problem:

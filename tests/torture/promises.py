@@ -32,6 +32,7 @@ RECOVERY: Final = "tests/log/test_recovery.py"
 SYSTEM_CALLS: Final = "tests/crash/test_system_calls.py"
 
 KILLS: Final = Source("G1", "kills", 1000, 14, ("tests/crash/test_kills.py",), waits=True)
+GROUPS: Final = Source("GROUPS", "kills under groups", 200, 4, ("tests/crash/test_groups.py",), waits=True)
 NETWORK: Final = Source("NETWORK", "bad networks", 100, 4, ("tests/crash/test_network.py",), waits=True)
 PAUSES: Final = Source("PAUSES", "runs with pauses", 100, 4, ("tests/crash/test_pauses.py",), waits=True)
 RESTARTS: Final = Source("G18", "restarts", 1000, 8, ("tests/crash/test_restarts.py",), parts=4, waits=True)
@@ -119,10 +120,10 @@ PEERS: Final = Source("PEERS", "hostile peers", 16, 4, ("tests/fuzz/test_peers.p
 LATER: Final = "not in this version"
 
 PROMISES: Final = (
-    Promise("G1", "A confirmed publish survives a process crash", (KILLS, NETWORK)),
+    Promise("G1", "A confirmed publish survives a process crash", (KILLS, GROUPS, NETWORK)),
     Promise("G2", "... and a power loss", (STATES, HISTORIES)),
-    Promise("G3", "No delivery after a confirmed ack", (KILLS, PAUSES, NETWORK, HISTORIES)),
-    Promise("G4", "Nothing unexpected; duplicates are flagged", (KILLS, PAUSES, NETWORK, HISTORIES)),
+    Promise("G3", "No delivery after a confirmed ack", (KILLS, GROUPS, PAUSES, NETWORK, HISTORIES)),
+    Promise("G4", "Nothing unexpected; duplicates are flagged", (KILLS, GROUPS, PAUSES, NETWORK, HISTORIES)),
     Promise("G5", "A torn tail costs only what was never confirmed", (CUTS,)),
     Promise("G6", "Damage to what was synced is refused; above that it is cut and reported", (ALL_FLIPS, FLIPS)),
     Promise(
