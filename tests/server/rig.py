@@ -109,14 +109,15 @@ class Rig:
             if (queue, lane) != (load.queue, load.lane):
                 continue
             if not isinstance(event, e.DeadLettered | e.Redriven):
-                batch, dead = Batch(b"".join(payload)), isinstance(event, e.Routed) and event.unroutable
+                batch = Batch(b"".join(payload))
+                dead = e.DeadReason.UNROUTABLE if isinstance(event, e.Routed) and event.unroutable else 0
                 found.append(StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch, dead=dead))
                 continue
             first = sequence
             for origin, index, count in event.refs:
                 _, origin_us, origin_payload = self.log[origin]
                 part = Batch(b"".join(Batch(b"".join(origin_payload)).cut(index, count)))
-                dead = isinstance(event, e.DeadLettered)
+                dead = event.reason if isinstance(event, e.DeadLettered) else 0
                 found.append(StoredBatch(queue, lane, first, origin, index, at, origin_us, time_us, part, dead=dead))
                 first += count
         return found

@@ -195,3 +195,21 @@ def test_dead_letters_of_a_name_are_those_of_the_last_queue_that_had_it() -> Non
         rig.broker.end_turn()
         rig.broker.deliveries.nack(connection, number, ((1, 3),), 0, delay_ms=None, reason="", reject=True)
         rig.take()
+
+
+def test_a_circle_of_queues_that_fan_out_ends_too() -> None:
+    """Each group of one sends its letters to every group of the other: that they go round would be the least."""
+    rig = Rig()
+    connection = rig.broker.connect("c", "here", "binary", 9)
+    for name, other in (("q", "r"), ("r", "q")):
+        settings = {"mode": "fan-out", "ttl_ms": 10, "dead_letter_queue": other}
+        rig.broker.queues.declare(connection, 1, name, settings, "fail")
+        for group in ("a", "b"):
+            rig.broker.subscribe(Subscribing(connection, 1, name, group, 0, 0))
+    rig.broker.publishing.publish(Publish(connection, 1, "q", 0, batch_of([b"x"])))
+    events: list[e.Event] = []
+    for _ in range(10):
+        rig.pass_time(10_000)
+        events += pass_all_times(rig)
+    assert sum(event.count for event in events if isinstance(event, e.DeadLettered)) == 2
+    assert [queue.length for queue in rig.state.queues.values()] == [0, 0]

@@ -5,7 +5,6 @@ on only where the queue's settings name a dead-letter queue. What was published 
 message; so messages that end together are either all dead letters, or none of them is.
 """
 
-from collections.abc import Iterator
 from typing import Final
 
 from vibemq import events as e
@@ -17,7 +16,8 @@ from vibemq.server.journal import Journal
 from vibemq.server.queue_settings import DEAD_LETTER_QUEUE, QueueDefaults, usual_dead_letter_queue
 from vibemq.server.subscription import Piece
 
-_BY_ITSELF: Final = frozenset({DeadReason.EXPIRED, DeadReason.OVERFLOW})
+BY_ITSELF: Final = frozenset({DeadReason.EXPIRED, DeadReason.OVERFLOW})
+"""For these a message goes without anybody having had it."""
 
 
 class Pieces:
@@ -69,7 +69,7 @@ class DeadLettering:
         `again`: they were dead letters in this queue.
         """
         target = self._target(queue, again=again)
-        if target is None and why in _BY_ITSELF:
+        if target is None and why in BY_ITSELF:
             self._journal.record(e.Dropped(queue.id, group, tuple(pieces.spans), pieces.bytes, why))
             return
         self._journal.record(
@@ -109,19 +109,6 @@ class DeadLettering:
                 return False
             one = following
         return False
-
-    def parts_by_origin(self, queue: Queue, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-        """Messages start <= sequence < end in runs, and whether they came as they were too old or had no room."""
-        letters, at = self._state.dead.get(queue.id), start
-        while at < end:
-            run = next(iter(letters.beginning(at, 1) if letters is not None else ()), None)
-            if run is None or run.start > at:
-                stop = end if run is None else min(end, run.start)
-                yield at, stop, False
-            else:
-                stop = min(end, run.end)
-                yield at, stop, run.reason in _BY_ITSELF
-            at = stop
 
     def _create(self, name: str) -> Queue:
         settings = self._defaults.of(name, base=DEAD_LETTER_QUEUE)

@@ -478,7 +478,7 @@ class Deliveries:
                     again.setdefault(counting + 1 if grows else 0, []).append(part)
                     continue
                 why = DeadReason.REJECTED if reject else DeadReason.MAX_ATTEMPTS
-                dead.setdefault((why, failed + 1, part.origin.lane, part.origin.dead), Pieces()).add(part)
+                dead.setdefault((why, failed + 1, part.origin.lane, part.origin.dead > 0), Pieces()).add(part)
                 self._settled(subscription, part)
         for attempt, parts in again.items():
             not_before_us = self._retry_us(queue.settings, attempt, delay_ms)

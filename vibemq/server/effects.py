@@ -18,13 +18,13 @@ class Origin:
     """Where the messages of a batch are, and how long: what is kept of it while consumers hold messages of it.
 
     They are messages `sequence` and on of a lane, at `index` and on of record `offset`. `settled` counts those that are
-    done with, so that the cache can let go of a batch when it is of no more use. `dead`: they are dead letters there,
-    and not messages that were published to that queue, or came back to it.
+    done with, so that the cache can let go of a batch when it is of no more use. `dead` is the DeadReason for which
+    they are dead letters there; 0: they are none, but were published to that queue, or came back to it.
     """
 
     __slots__ = ("count", "dead", "index", "keys", "lane", "lengths", "offset", "record_bytes", "sequence", "settled")
 
-    def __init__(self, lane: int, sequence: int, offset: int, index: int, batch: Batch, *, dead: bool) -> None:
+    def __init__(self, lane: int, sequence: int, offset: int, index: int, batch: Batch, *, dead: int) -> None:
         """Copy from `batch` what is needed; its records are not kept."""
         self.lane, self.sequence, self.offset, self.index, self.dead = lane, sequence, offset, index, dead
         self.count, self.record_bytes = batch.count, batch.record_bytes
@@ -45,7 +45,7 @@ class StoredBatch:
 
     `made_ready` is the record that put its messages into this queue: the one they were published by, unless they came
     as dead letters or left those, and `ready_us` is the time of that record; they were published at `time_us`. What is
-    `dead` stays as long as its queue lets it, whatever its own time to live was.
+    `dead`, with the reason as in Origin, stays as long as its queue lets it, whatever its own time to live was.
     """
 
     __slots__ = ("batch", "end", "made_ready", "origin", "queue", "ready_us", "sequence", "time_us", "ttl_ms")
@@ -62,7 +62,7 @@ class StoredBatch:
         ready_us: int,
         batch: Batch,
         *,
-        dead: bool = False,
+        dead: int = 0,
     ) -> None:
         """Keep the batch with its place."""
         self.queue, self.sequence, self.batch = queue, sequence, batch

@@ -276,14 +276,14 @@ class Publishing:
         )
         offset = self._journal.record(event, (batch.data,) if batch is not None else ())
         if batch is not None:
-            self._keep(queue, lane, first, offset, batch, dead=False)
+            self._keep(queue, lane, first, offset, batch)
         if queue.settings.publish_rate:
             self._bucket(queue).take(count, self._journal.now_us)
         self._journal.effects.append(
             Confirmed(offset + 1, publish.connection, publish.request, offset, first, False, dropped)
         )
 
-    def _keep(self, queue: Queue, lane: int, first: int, offset: int, batch: Batch, *, dead: bool) -> None:
+    def _keep(self, queue: Queue, lane: int, first: int, offset: int, batch: Batch, *, dead: int = 0) -> None:
         """Keep a new batch in memory, if its turn is likely to come before it would have to go."""
         unacked = queue.groups[DEFAULT_GROUP].unacked_bytes if DEFAULT_GROUP in queue.groups else 0
         # A queue with a long backlog hands out old messages: its new ones would leave the cache before their turn.
@@ -323,7 +323,7 @@ class Publishing:
         )
         offset = self._journal.record(event, (batch.data,))
         for queue, (_, lane, first) in zip(takers, targets, strict=True):
-            self._keep(queue, lane, first, offset, batch, dead=unroutable)
+            self._keep(queue, lane, first, offset, batch, dead=e.DeadReason.UNROUTABLE if unroutable else 0)
             if queue.settings.publish_rate:
                 self._bucket(queue).take(batch.count, self._journal.now_us)
         dropped = 0 if takers else batch.count

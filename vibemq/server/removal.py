@@ -7,7 +7,7 @@ from vibemq.declaration import Overflow
 from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, DeadReason
 from vibemq.projections.group import Group, Lane
 from vibemq.projections.queue import Queue
-from vibemq.server.dead_lettering import DeadLettering, Pieces
+from vibemq.server.dead_lettering import BY_ITSELF, DeadLettering, Pieces
 from vibemq.server.dispatch import Dispatcher, ready_spans
 from vibemq.server.journal import Journal
 from vibemq.server.subscription import Piece
@@ -162,15 +162,12 @@ class Removal:
         in_circle = bool(pieces) and dead_letter and self._dead_lettering.comes_back_by_itself(queue)
         for piece in pieces:
             was_dead = piece.origin.dead
+            goes_on = dead_letter and not (in_circle and was_dead in BY_ITSELF)
             _, start, end = piece.span
             for low, high, failed in lane.attempts(start, end):
-                whole = [(low, high, False)]
-                parts = self._dead_lettering.parts_by_origin(queue, low, high) if in_circle and was_dead else whole
-                for first, stop, came_by_itself in parts:
-                    skip = first - start
-                    part = Piece(piece.start + skip, piece.start + stop - start, piece.origin, piece.first + skip)
-                    key = (failed, was_dead) if dead_letter and not came_by_itself else None
-                    alike.setdefault(key, Pieces()).add(part)
+                skip = low - start
+                part = Piece(piece.start + skip, piece.start + high - start, piece.origin, piece.first + skip)
+                alike.setdefault((failed, was_dead > 0) if goes_on else None, Pieces()).add(part)
         for kind, removed in alike.items():
             if kind is not None:
                 failed, again = kind

@@ -184,7 +184,7 @@ class Storage:
                 yield from self._referred(record, event, load, sequence, origins)
             else:
                 batch, at, time_us = Batch(bytes(record.payload)), record.offset, record.time_us
-                dead = isinstance(event, e.Routed) and event.unroutable
+                dead = e.DeadReason.UNROUTABLE if isinstance(event, e.Routed) and event.unroutable else 0
                 yield StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch, dead=dead)
 
     def _referred(
@@ -209,7 +209,7 @@ class Storage:
                     time_us,
                     record.time_us,
                     batch,
-                    dead=isinstance(event, e.DeadLettered),
+                    dead=event.reason if isinstance(event, e.DeadLettered) else 0,
                 )
             sequence += count
 
