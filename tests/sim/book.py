@@ -507,6 +507,7 @@ class Book:
             moved.append(Entry(entry.message, told.time_us, of, dead=dead))
             if event.dead_queue:
                 group.forget(where)
+                self._part(event.dead_queue, moved[-1])
             else:
                 self._end(queue, group, where, "dead, with nowhere to go")
         self._same(moved, event.refs, event)
@@ -523,13 +524,20 @@ class Book:
             entry = queue.entry(where)
             moved.append(Entry(entry.message, told.time_us, entry.of))
             group.forget(where)
-            if target.settings.mode.has_groups:  # each group has a copy of its own of that copy
-                self.ended[Copy(entry.message.name, entry.of)] = "redriven to groups"
+            self._part(event.target, moved[-1])
         self._same(moved, event.refs, event)
         self._came(event.target, event.lane, event.sequence, moved)
         for group in target.groups.values():
             for at in range(len(moved)):
                 group.former[event.lane, event.sequence + at] = event.attempts
+
+    def _part(self, queue: int, entry: Entry) -> None:
+        """A copy comes to a queue; where that has groups, each of them has a copy of its own of it."""
+        if self.queues[queue].settings.mode.has_groups:
+            copy = Copy(entry.message.name, entry.of)
+            if copy in self.acked or self.ended.get(copy, "parted") != "parted":
+                raise Violation(f"{copy} comes to groups, and was settled")
+            self.ended[copy] = "parted"
 
     def _same(self, moved: list[Entry], refs: tuple[tuple[int, int, int], ...], event: e.Event) -> None:
         if [entry.message for entry in moved] != self._referred(refs):

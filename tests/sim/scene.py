@@ -146,6 +146,7 @@ def drawn(random: Random, taste: Taste | None = None) -> Scene:
                 {"max_length": 10, "overflow": "drop-oldest"},
                 {"max_length": 8, "overflow": "block"},
                 {"max_length": 8, "overflow": "dead-letter", "dead_letter_queue": "work"},
+                {"mode": "fan-out", "ttl_ms": 60, "dead_letter_queue": "work"},
             )
         )
     others = {

@@ -26,7 +26,7 @@ OFTEN = (
     "kills, power losses, stops, cuts, time-outs, replays, checkpoints, loads, seals, groups, confirmed, confirmed acks"
     ", judged, redeliveries, lines of JSON, clocks set, leases ended, delays ended, times looked up, rests"
     ", blocked, refused for want of room, died of the disk, starts that failed, room returned, checkpoints without room"
-    ", expired, dropped, purged, sought past, deleted with the group, deleted with the queue, redriven to groups"
+    ", expired, dropped, purged, sought past, deleted with the group, deleted with the queue, parted"
     ", sent without acks"
 )
 RARE = "dead, with nowhere to go"
