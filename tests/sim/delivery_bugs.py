@@ -281,6 +281,26 @@ def deliver_rate_ignored(patch: Patch) -> None:
     patch.setattr(Bucket, "available", lambda *_: 1 << 30)
 
 
+def publish_rate_ignored(patch: Patch) -> None:
+    patch.setattr(Publishing, "_check_rate", lambda *_: None)
+
+
+def consumers_not_told_of_a_seek(patch: Patch) -> None:
+    """They go on with what is no longer theirs."""
+    sought = Deliveries.sought
+
+    def silent(deliveries: Deliveries, queue: Queue, group: Group) -> None:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(Deliveries, "_tell_lost", lambda *_: None)
+            sought(deliveries, queue, group)
+
+    patch.setattr(Deliveries, "sought", silent)
+
+
+def pulls_never_end(patch: Patch) -> None:
+    patch.setattr(Deliveries, "_end_pulls", lambda _: None)
+
+
 # --- failures and dead letters
 
 
@@ -412,6 +432,9 @@ PLANTED = [
     publishers_never_told_to_go_on,
     unblocked_out_of_order,
     deliver_rate_ignored,
+    publish_rate_ignored,
+    consumers_not_told_of_a_seek,
+    pulls_never_end,
     delays_do_not_end_at_their_cap,
     redrive_loses_the_attempts,
     redriven_messages_have_no_new_life,

@@ -10,25 +10,33 @@ from tests.checker import Violation
 from tests.sim import leaving
 from tests.sim.book import Book, Group, Queue
 from tests.sim.clients import Client
+from tests.sim.consuming import Consumer
+from tests.sim.invariants import Watch
 from tests.sim.leaving import expired
 from tests.sim.rules import Rules
-from vibemq.declaration import Overflow
+from vibemq.declaration import Mode, Overflow
 from vibemq.events import DEFAULT_LANE
 from vibemq.server.broker import Broker
 
+NEVER_US = 1 << 62
 
-def check(rules: Rules, broker: Broker, clients: Iterable[Client], now_us: int) -> None:
+
+def check(watch: Watch, broker: Broker, clients: Iterable[Client], now_us: int) -> None:
     """The broker is at rest, at that time of its own."""
-    book = rules.book
+    book, rules = watch.book, watch.rules
     for queue in book.there():
         for group in queue.groups.values():
             _check_age(queue, group, now_us)
             _check_length(queue, group)
             _check_consumers(rules, broker, queue, group, now_us)
+    if late := [one.id for one in broker.deliveries._pulling.values() if (one.drain_until_us or NEVER_US) <= now_us]:
+        raise Violation(f"the pulls of {late} are over, and nobody has told their clients")
     for client in clients:
         if client.wire is not None and not client.wire.up.ended:
             for name in client.producing.blocked:
                 _check_publisher(book, client, name)
+            for number, consumer in client.consuming.consumers.items():
+                _check_holdings(watch, number, consumer)
 
 
 def _check_age(queue: Queue, group: Group, now_us: int) -> None:
@@ -62,6 +70,16 @@ def _check_consumers(rules: Rules, broker: Broker, queue: Queue, group: Group, n
         raise Violation(
             f"queue {queue.name}, group {group.name!r}: {left} are ready, and {group.consumers} get nothing"
         )
+
+
+def _check_holdings(watch: Watch, number: int, consumer: Consumer) -> None:
+    """A consumer has what is its own, and knows of what is not, or no longer."""
+    has = {watch.sent[number][delivery - 1] for delivery in consumer.open}
+    groups = [(queue, group) for queue in watch.book.there() for group in queue.groups.values()]
+    queue, group = next(found for found in groups if number in found[1].consumers)
+    held = {where for where, subscription in group.held.items() if subscription == number}
+    if queue.settings.mode is not Mode.FAN_OUT_NO_ACK and held != {(sent.lane, sent.sequence) for sent in has}:
+        raise Violation(f"subscription {number} holds {held}, and its client has {has}")
 
 
 def _check_publisher(book: Book, client: Client, name: str) -> None:

@@ -20,6 +20,8 @@ from vibemq.projections.bindings import matches
 from vibemq.protocol import messages as m
 
 EPHEMERAL_IDLE_US = 60_000_000
+ROUNDING = 0.01
+"""Parts of a message that the broker rounds otherwise."""
 LEASE_ENDED = "the lease ended"
 
 
@@ -51,11 +53,11 @@ class Bucket:
         """What may come at once."""
         return max(1.0, self.rate / 10)
 
-    def take(self, count: int, now_us: int) -> float:
-        """Take so many; how many too many that is."""
-        self.level = min(self.most, self.level + (now_us - self.at_us) * self.rate / 1_000_000) - count
+    def fill(self, rate: int, now_us: int) -> None:
+        """Time has passed, and this is the rate now."""
+        self.rate = rate
+        self.level = min(self.most, self.level + (now_us - self.at_us) * rate / 1_000_000)
         self.at_us = now_us
-        return -self.level
 
 
 class Rules:
@@ -67,6 +69,9 @@ class Rules:
         self.overtaken: dict[tuple[int, int], int] = {}
         """(queue, group) -> messages in a row that went before others of a lower priority."""
         self.deliver_rates: dict[tuple[int, int], Bucket] = {}
+        self.publish_rates: dict[tuple[str, int], Bucket] = {}
+        """By ("queue", number) and ("connection", number)."""
+        self.connection_rate = 0
         self.exclusive: set[int] = set()
         """Subscriptions that have a group for themselves."""
         self.found: int | None = None
@@ -111,6 +116,7 @@ class Rules:
         """What the broker had in memory is gone."""
         self.overtaken.clear()
         self.deliver_rates.clear()
+        self.publish_rates.clear()
         self.exclusive.clear()
         self.found = None
         self.latest.clear()
@@ -140,6 +146,17 @@ class Rules:
         ):  # fmt: skip
             raise Violation(f"{event} in queue {queue.name}, which has {queue.length} messages and no room")
         self._in_order(event.queue, event.lane, cause.queue, told)
+        self._check_publish_rate("queue", event.queue, queue.settings.publish_rate, event.count, told.time_us)
+        self._check_publish_rate("connection", event.connection, self.connection_rate, batch.count, told.time_us)
+
+    def _check_publish_rate(self, whose: str, number: int, rate: int, count: int, now_us: int) -> None:
+        """One batch may be more than there is; the next one waits for longer."""
+        if rate:
+            bucket = self.publish_rates.setdefault((whose, number), Bucket(rate, now_us))
+            bucket.fill(rate, now_us)
+            if bucket.level < 1 - ROUNDING:
+                raise Violation(f"{whose} {number} publishes more than {rate} messages a second")
+            bucket.level -= count
 
     def _check_lane(self, queue: Queue, lane: int, priority: int) -> None:
         if lane != (priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE):
@@ -182,6 +199,8 @@ class Rules:
             if queue.settings.overflow not in TRIMMING and not self._has_room(queue, event.count, event.bytes):
                 raise Violation(f"{event} in queue {queue.name}, which has {queue.length} messages and no room")
             self._in_order(number, lane, event.topic, told)
+            self._check_publish_rate("queue", number, queue.settings.publish_rate, event.count, told.time_us)
+        self._check_publish_rate("connection", event.connection, self.connection_rate, event.count, told.time_us)
 
     def may_be_refused(self, publish: m.Publish) -> bool:
         """Whether there is a reason in the queues to refuse a publish; who sent too much before is not known here."""
@@ -340,8 +359,10 @@ class Rules:
         if not rate:
             return
         bucket = self.deliver_rates.setdefault((queue.id, group.id), Bucket(rate, now_us))
-        if bucket.take(count, now_us) > 0.01:  # parts of a message are rounded
-            raise Violation(f"{count} messages are handed out of queue {queue.name}, {-bucket.level} too many")
+        bucket.fill(rate, now_us)
+        if bucket.level < count - ROUNDING:
+            raise Violation(f"{count} messages are handed out of queue {queue.name}, where {bucket.level} may be")
+        bucket.level -= count
 
     # --- what becomes of what was handed out
 

@@ -98,6 +98,7 @@ class Shell:
             return self.index
 
         self.storage = Storage.recover(around.disk, self.log, after_crash)
+        self.storage.read_bytes = around.random.choice((200, 2000, 2000))
         self.state = self.storage.state
         self.clock = BrokerClock(
             lambda: around.wall_us() / 1_000_000,

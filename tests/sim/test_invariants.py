@@ -324,7 +324,7 @@ def test_no_more_are_handed_out_than_the_rate_allows() -> None:
     story.publish(6)
     story.consumer()
     story.deliver((0, 1, 3))
-    with pytest.raises(Violation, match="too many"):
+    with pytest.raises(Violation, match=r"1 messages are handed out of queue q, where 0.0 may be"):
         story.deliver((0, 3, 4))
     story = Story(deliver_rate=20)
     story.publish(6)
@@ -332,6 +332,22 @@ def test_no_more_are_handed_out_than_the_rate_allows() -> None:
     story.deliver((0, 1, 3))
     story.now_us = 50 * MS
     story.deliver((0, 3, 4))
+
+
+def test_no_more_are_published_than_the_rate_allows_but_for_one_batch() -> None:
+    story = Story(publish_rate=20)
+    story.publish(5)
+    with pytest.raises(Violation, match="queue 1 publishes more than 20 messages a second"):
+        story.publish(1)
+    story = Story(publish_rate=20)
+    story.publish(5)
+    story.now_us = 200 * MS
+    story.publish(1)
+    story = Story()
+    story.watch.rules.connection_rate = 20
+    story.publish(5)
+    with pytest.raises(Violation, match="connection 1 publishes more than 20"):
+        story.publish(1)
 
 
 # --- what failed

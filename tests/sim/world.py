@@ -60,6 +60,7 @@ class World:
         self.counts: Counter[str] = Counter()
         self.watch = Watch(self.counts)
         self.scene = drawn(self.random, TASTES.get(temper))
+        self.watch.rules.connection_rate = self.scene.publish_rate
         self.disk = SimulatedDisk()
         self.disk.random = self.random
         self.around = Surroundings(
@@ -412,7 +413,7 @@ class World:
         self.settle()
         shell = self.shell
         shell.begin()
-        rest.check(self.watch.rules, shell.broker, self.clients, shell.journal.now_us)
+        rest.check(self.watch, shell.broker, self.clients, shell.journal.now_us)
         self.counts["rests"] += 1
         self.tell("all is at rest")
 

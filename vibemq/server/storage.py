@@ -49,6 +49,7 @@ class Storage:
     def __init__(self, disk: AnyDisk, log: Log, index: Index, state: Projector, opened: Opened) -> None:
         """Use `Storage.open`."""
         self.disk, self.log, self.index, self.state, self.opened = disk, log, index, state, opened
+        self.read_bytes = READ_BYTES
 
     @classmethod
     def open(
@@ -151,7 +152,7 @@ class Storage:
                     found.append(stored)
                     size += len(stored.batch.data)
                     # A small record of dead letters may stand for more messages than there is memory.
-                    if size >= READ_BYTES:
+                    if size >= self.read_bytes:
                         return found
             if found:
                 return found
@@ -160,7 +161,7 @@ class Storage:
     def _ranges(self, place: Place, written: int) -> Iterator[list[Record]]:
         base, at = place.base, place.at
         while True:
-            records = self.log.read_range(base, at, READ_BYTES)
+            records = self.log.read_range(base, at, self.read_bytes)
             if records:
                 yield records
                 if records[-1].offset + 1 >= written:
