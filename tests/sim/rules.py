@@ -512,6 +512,7 @@ class Rules:
             raise Violation(f"{event} for {cause}")
         if event.count != queue.length:
             raise Violation(f"{event} of {queue.length} messages")
+        self.publish_rates.pop(("queue", event.queue), None)
 
     def _undeleted(self, event: e.QueueUndeleted, _: Told, cause: m.Command | None) -> None:
         queue = self.book.queues[event.queue]
