@@ -6,7 +6,7 @@ import pytest
 
 from tests.server.rig import Rig, batch_of
 from vibemq import events as e
-from vibemq.errors import LimitExceeded, QueueBlocked
+from vibemq.errors import LimitExceeded, QueueBlocked, SequenceTooOld
 from vibemq.server.effects import Unblocked
 from vibemq.server.publishing import EXPECTED_MAX, LOOKS_MAX, PLACES_MAX, Publish
 
@@ -243,3 +243,36 @@ def test_what_is_refused_for_good_meanwhile_is_not_waited_for() -> None:
     rig.broker.publishing.refused(connection, "q", 3, to_topic=False)
     assert publish(rig, connection, 5)
     assert stored(rig) == [2, 4, 5]
+
+
+def test_what_was_refused_and_came_by_another_connection_is_not_stored_twice() -> None:
+    """As by a client that comes again, while what it sent before is still on its way."""
+    rig, before = rig_with(overflow="block", max_length=1)
+    assert publish(rig, before, 1)
+    assert not publish(rig, before, 2)
+    make_room(rig, before)
+    assert unblocked(rig) == ["q"]
+    after = rig.broker.connect("", "", "binary", PRODUCER)
+    assert publish(rig, after, 2)
+    assert publish(rig, before, 2)
+    make_room(rig, after)
+    assert publish(rig, after, 3, oldest=3)
+    assert stored(rig) == [1, 2, 3]
+    with pytest.raises(SequenceTooOld):
+        publish(rig, before, 2)
+
+
+def test_what_was_refused_and_is_too_old_by_another_connection_is_not_stored_again() -> None:
+    rig, before = rig_with(overflow="block", max_length=1)
+    assert publish(rig, before, 1)
+    assert not publish(rig, before, 2)
+    make_room(rig, before)
+    assert unblocked(rig) == ["q"]
+    after = rig.broker.connect("", "", "binary", PRODUCER)
+    assert publish(rig, after, 2)
+    make_room(rig, after)
+    assert publish(rig, after, 3, oldest=3)
+    make_room(rig, after)
+    with pytest.raises(SequenceTooOld):
+        publish(rig, before, 2)
+    assert stored(rig) == [1, 2, 3]

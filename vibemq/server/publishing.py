@@ -181,8 +181,7 @@ class Publishing:
         """
         publisher = self._publishers[publish.connection]
         place = publisher.places.get((publish.name, publish.to_topic)) if publisher.places else None
-        is_new = not publish.sequence or (place is not None and place.expects(publish.sequence))
-        if not is_new and publisher.producer and self._confirm_duplicate(publisher, publish):
+        if publish.sequence and publisher.producer and self._confirm_duplicate(publisher, publish, place):
             return
         self._check_limits(publish.batch)
         if place is not None:
@@ -221,18 +220,21 @@ class Publishing:
         known = self._state.producers.known.get(self._publishers[connection].producer)
         return known is not None and known.find(sequence) is not None
 
-    def _confirm_duplicate(self, publisher: Publisher, publish: Publish) -> bool:
+    def _confirm_duplicate(self, publisher: Publisher, publish: Publish, place: _Place | None) -> bool:
         known = self._state.producers.known.get(publisher.producer)
         sequence, batch = publish.sequence, publish.batch
         if known is None or sequence > known.highest:
             return False
         found = known.find(sequence)
         if found is not None and found.messages == batch.count:
+            if place is not None:  # it was refused here, and came by another connection
+                place.forget(sequence)
             self._confirm(publish, found, duplicate=True)
             return True
         if found is not None:
             raise InvalidRequest(f"sequence {sequence} was used before, for a batch of {found.messages} messages")
-        if sequence < known.remembered_from:
+        is_refused = place is not None and place.expects(sequence) and sequence >= known.oldest
+        if sequence < known.remembered_from and not is_refused:
             raise SequenceTooOld(f"sequence {sequence} is below {known.remembered_from}, the oldest that is remembered")
         return False
 
