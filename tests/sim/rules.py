@@ -283,8 +283,11 @@ class Rules:
             self.overtaken.pop((event.queue, event.group), None)
             self.deliver_rates.pop((event.queue, event.group), None)
 
-    def _changed(self, event: e.QueueChanged, _: Told, __: m.Command | None) -> None:
+    def _changed(self, event: e.QueueChanged, told: Told, _: m.Command | None) -> None:
         before = self.book.queues[event.queue].settings
+        bucket = self.publish_rates.get(("queue", event.queue))
+        if bucket is not None:  # it may be looked at just before, or not until later
+            bucket.fill(max(before.publish_rate, event.settings.publish_rate), told.time_us)
         if (before.mode, before.order_by_key) != (event.settings.mode, event.settings.order_by_key):
             raise Violation(f"{event} changes what cannot be changed")
         self.deliver_rates = {key: one for key, one in self.deliver_rates.items() if key[0] != event.queue}

@@ -232,7 +232,7 @@ class Shell:
         """Carry out one command, and look at what comes of it."""
         journal, rules = self.journal, self.around.watch.rules
         known, publish = len(journal.effects), command if isinstance(command, m.Publish) else None
-        had_reason = publish is None or rules.may_be_refused(publish)
+        had_reason = publish is None or self._is_late(conversation.number, publish) or rules.may_be_refused(publish)
         self.disk_refused = False
         conversation.execute(command)
         is_recorded = bool(journal.records)
@@ -246,6 +246,11 @@ class Shell:
         if publish is not None:
             is_stored = any(isinstance(effect, f.Confirmed) for effect in islice(journal.effects, known, None))
             self._published(conversation.number, publish, is_stored=is_stored, had_reason=had_reason)
+
+    def _is_late(self, number: int, publish: m.Publish) -> bool:
+        """Whether a producer has given a batch up, or had its answer: one that was long on its way is refused then."""
+        known = self.state.producers.known.get(self.broker.publishing._publishers[number].producer)
+        return known is not None and publish.sequence < known.oldest
 
     def _published(self, number: int, publish: m.Publish, *, is_stored: bool, had_reason: bool) -> None:
         """A publish was stored or refused: who is refused waits until it is told to go on, or comes too late."""
