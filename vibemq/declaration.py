@@ -93,3 +93,7 @@ class QueueSettings(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """How long the queue can be brought back after it was deleted; 0: not at all."""
     description: str = ""
     """A text for people."""
+    dedup_window_ms: int = 300_000
+    """How long a message's `dedup_id` is remembered, and another with the same is not stored; 0: not at all."""
+    expires_ms: int = 0
+    """A queue without consumers is deleted after this time; 0: never."""

@@ -26,6 +26,11 @@
         Unroutable                 no queue is bound to that topic
         ConsumerExclusive          another consumer has the group for itself, or this one may not have it so
         UnknownGroup               the queue has no group of that name
+      TransactionConflict        a message that was to be acked is no longer yours; nothing was done
+      TransactionEnded           this attempt is over, and never will be committed
+        TransactionTimeout         it was open for too long
+      UnknownMessage             no message of that id waits for its time there
+      UnknownSchedule            no schedule of that name
       ConnectionFailed           the broker could not be reached, or went away
         ConnectionLost             the connection broke while something waited for it
         RequestTimeout             no answer within the timeout
@@ -204,6 +209,36 @@ class UnknownGroup(RequestError):
     """The queue has no group of that name, or queues of its mode have none."""
 
     code = 216
+
+
+class TransactionConflict(RequestError):
+    """A message that the transaction was to ack is no longer this consumer's; nothing of the transaction was done."""
+
+    code = 217
+
+
+class TransactionEnded(RequestError):
+    """This attempt at a transaction is over: nothing of it was done, and nothing will be. Begin anew."""
+
+    code = 218
+
+
+class TransactionTimeout(TransactionEnded):
+    """The transaction was open for longer than its timeout; nothing of it was done."""
+
+    code = 219
+
+
+class UnknownMessage(RequestError):
+    """No message of that id waits for its time in that queue."""
+
+    code = 220
+
+
+class UnknownSchedule(RequestError):
+    """No schedule of that name."""
+
+    code = 221
 
 
 class ConnectionFailed(VibeMQError):

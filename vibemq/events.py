@@ -22,9 +22,16 @@ Span: TypeAlias = tuple[int, int, int]
 Spans: TypeAlias = tuple[Span, ...]
 Arrival: TypeAlias = tuple[int, int, int, int]
 """Messages that came: (queue, lane, sequence of the first, count)."""
+Entry: TypeAlias = tuple[int, int, int, int, int, int]
+"""Messages of one record that wait for their time: (due us, record offset, index, count, bytes, lane)."""
+Hashes: TypeAlias = bytes
+Duplicate: TypeAlias = tuple[int, int, int]
+"""A message that was there already: (position in what was published, record offset, index)."""
 
 DEFAULT_GROUP: Final = 0
 DEFAULT_LANE: Final = 0
+DEDUP_BYTES: Final = 16
+"""The length of a hashed dedup id."""
 
 
 class Tag(enum.IntEnum):
@@ -51,6 +58,9 @@ class Tag(enum.IntEnum):
     ROUTED = 24
     BOUND = 25
     UNBOUND = 26
+    MATURED = 27
+    RESCHEDULED = 28
+    CANCELLED = 29
     SUBSCRIBED = 30
     UNSUBSCRIBED = 31
     DELIVERED = 32
@@ -60,6 +70,7 @@ class Tag(enum.IntEnum):
     DROPPED = 36
     DEAD_LETTERED = 40
     REDRIVEN = 41
+    DEDUP_FORGOTTEN = 42
     USER_CHANGED = 50
     ROLE_CHANGED = 51
     PERMISSION_CHANGED = 52
@@ -70,6 +81,11 @@ class Tag(enum.IntEnum):
     HORIZON = 63
     BACKUP_TAKEN = 64
     RESTORED = 65
+    SCHEDULE_SET = 70
+    SCHEDULE_PAUSED = 71
+    SCHEDULE_DELETED = 72
+    FIRED = 73
+    MISFIRED = 74
 
 
 class ReleaseReason(enum.IntEnum):
@@ -265,6 +281,10 @@ class Published(Event, frozen=True):
     has none. The producer has its answers for all below `producer_oldest`. `dropped` messages more were in the batch,
     at its end, and not stored, as the queue was full; if that is all of them, there is no payload. `timed`: the batch
     says in its header how long its messages may wait.
+
+    With `due_us` they are not ready yet, wait until then, and have no sequence. `dedup` has DEDUP_BYTES for each
+    message that is stored, all zero where it has no id, or is empty where none has one. `duplicates` were in the batch,
+    in between, and not stored, as messages with their ids were there already.
     """
 
     TAG = Tag.PUBLISHED
@@ -279,18 +299,28 @@ class Published(Event, frozen=True):
     producer_oldest: int = 0
     dropped: int = 0
     timed: bool = False
+    due_us: int = 0
+    dedup: Hashes = b""
+    duplicates: tuple[Duplicate, ...] = ()
 
     @property
     def arrivals(self) -> tuple[Arrival, ...]:
-        """The batch, as far as there was room for it."""
-        return ((self.queue, self.lane, self.sequence, self.count),) if self.count else ()
+        """The batch, as far as there was room for it, unless it waits for its time."""
+        return ((self.queue, self.lane, self.sequence, self.count),) if self.count and not self.due_us else ()
+
+    def delayed(self, offset: int, index: int = 0) -> tuple[tuple[int, Entry], ...]:
+        """What waits for its time in which queue, as part of record `offset` from `index` on."""
+        if not self.due_us or not self.count:
+            return ()
+        return ((self.queue, (self.due_us, offset, index, self.count, self.bytes, self.lane)),)
 
 
 class Routed(Event, frozen=True):
     """A batch that was published to `topic` became ready in each queue of `targets`; it is the record's payload.
 
     A target is (queue, lane, sequence of the first message). The producer's fields are those of Published.
-    `unroutable`: no queue was bound, and the one target is where such messages go as dead letters.
+    `unroutable`: no queue was bound, and the one target is where such messages go as dead letters. With `due_us` they
+    are not ready yet, wait until then, and have no sequences.
     """
 
     TAG = Tag.ROUTED
@@ -304,6 +334,7 @@ class Routed(Event, frozen=True):
     producer_oldest: int = 0
     timed: bool = False
     unroutable: bool = False
+    due_us: int = 0
 
     @property
     def sequence(self) -> int:
@@ -312,8 +343,15 @@ class Routed(Event, frozen=True):
 
     @property
     def arrivals(self) -> tuple[Arrival, ...]:
-        """The batch, once in each queue."""
-        return tuple((queue, lane, sequence, self.count) for queue, lane, sequence in self.targets)
+        """The batch, once in each queue, unless it waits for its time."""
+        return () if self.due_us else tuple((queue, lane, first, self.count) for queue, lane, first in self.targets)
+
+    def delayed(self, offset: int, index: int = 0) -> tuple[tuple[int, Entry], ...]:
+        """What waits for its time in which queue, as part of record `offset` from `index` on."""
+        if not self.due_us:
+            return ()
+        entry = (self.due_us, offset, index, self.count, self.bytes)
+        return tuple((queue, (*entry, lane)) for queue, lane, _ in self.targets)
 
 
 class MadeReady(Event, frozen=True):
@@ -323,6 +361,60 @@ class MadeReady(Event, frozen=True):
     queue: int
     group: int
     spans: Spans
+
+
+class Matured(Event, frozen=True):
+    """Delayed messages became ready, as they were due; they have the sequences from `sequence` on in `lane`."""
+
+    TAG = Tag.MATURED
+    queue: int
+    lane: int
+    sequence: int
+    entries: tuple[Entry, ...]
+    bytes: int
+
+    @property
+    def refs(self) -> tuple[tuple[int, int, int], ...]:
+        """Where they are, as in DeadLettered."""
+        return tuple(entry[1:4] for entry in self.entries)
+
+    @property
+    def count(self) -> int:
+        """How many messages."""
+        return sum(entry[3] for entry in self.entries)
+
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """In their queue."""
+        return ((self.queue, self.lane, self.sequence, self.count),)
+
+
+class Rescheduled(Event, frozen=True):
+    """Delayed messages wait for another time: the entries `before` became the entries `after`, in number the same."""
+
+    TAG = Tag.RESCHEDULED
+    queue: int
+    before: tuple[Entry, ...]
+    after: tuple[Entry, ...]
+    connection: int
+
+
+class Cancelled(Event, frozen=True):
+    """Delayed messages were taken back: of the entries `before` the entries `after` are left."""
+
+    TAG = Tag.CANCELLED
+    queue: int
+    before: tuple[Entry, ...]
+    after: tuple[Entry, ...]
+    connection: int
+
+
+class DedupForgotten(Event, frozen=True):
+    """The oldest ids of a queue are older than its window, and forgotten: those of all slices up to `slice`."""
+
+    TAG = Tag.DEDUP_FORGOTTEN
+    queue: int
+    slice: int
 
 
 class ProducersForgotten(Event, frozen=True):
@@ -473,6 +565,105 @@ class Redriven(Event, frozen=True):
         return ((self.target, self.lane, self.sequence, self.count),)
 
 
+class TransactionCommitted(Event, frozen=True):
+    """Publishes and acks that happened together; the payload is the batches one behind the other.
+
+    The batches are those of `published`, then those of `routed`, each of so many bytes as `batches` says (0: nothing of
+    it was stored). A message's index in this record counts through all of them. The producer's fields are here, and 0
+    in the parts; a transaction takes one number of its sequence. `epoch` was this attempt's.
+    """
+
+    TAG = Tag.TRANSACTION_COMMITTED
+    published: tuple[Published, ...]
+    routed: tuple[Routed, ...]
+    acked: tuple[Acked, ...]
+    batches: tuple[int, ...]
+    epoch: int
+    producer: int
+    producer_sequence: int
+    connection: int
+    producer_oldest: int = 0
+
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """All that became ready with it."""
+        return tuple(arrival for part in (*self.published, *self.routed) for arrival in part.arrivals)
+
+    def delayed(self, offset: int) -> tuple[tuple[int, Entry], ...]:
+        """What waits for its time in which queue."""
+        found: list[tuple[int, Entry]] = []
+        index = 0
+        parts: tuple[Published | Routed, ...] = (*self.published, *self.routed)
+        for part in parts:
+            found += part.delayed(offset, index)
+            index += part.count
+        return tuple(found)
+
+
+class ScheduleSet(Event, frozen=True):
+    """A schedule publishes the messages of a batch, which is the payload, again and again, or does so otherwise now.
+
+    `spec` is what the client said, as plain values (docs/protocol.md). `next_us` is when it does so next; 0: never.
+    """
+
+    TAG = Tag.SCHEDULE_SET
+    schedule: int
+    name: str
+    spec: dict[str, Any]
+    next_us: int
+    connection: int
+
+
+class SchedulePaused(Event, frozen=True):
+    """A schedule is `paused`, or goes on, then next at `next_us`."""
+
+    TAG = Tag.SCHEDULE_PAUSED
+    schedule: int
+    paused: bool
+    next_us: int
+    connection: int
+
+
+class ScheduleDeleted(Event, frozen=True):
+    """A schedule is gone. `connection` is 0 when it had come to its end."""
+
+    TAG = Tag.SCHEDULE_DELETED
+    schedule: int
+    connection: int
+
+
+class Fired(Event, frozen=True):
+    """A schedule published its batch, the payload, for the time `due_us`; the next time is `next_us` (0: never).
+
+    `missed` times before were left out. `targets` are as in Routed, one where it publishes to a queue.
+    """
+
+    TAG = Tag.FIRED
+    schedule: int
+    due_us: int
+    next_us: int
+    missed: int
+    targets: tuple[tuple[int, int, int], ...]
+    count: int
+    bytes: int
+    timed: bool = False
+
+    @property
+    def arrivals(self) -> tuple[Arrival, ...]:
+        """The batch, once in each queue."""
+        return tuple((queue, lane, first, self.count) for queue, lane, first in self.targets)
+
+
+class Misfired(Event, frozen=True):
+    """A schedule left out `missed` times, and goes on at `next_us` (0: never); `reason` is for people."""
+
+    TAG = Tag.MISFIRED
+    schedule: int
+    missed: int
+    next_us: int
+    reason: str
+
+
 class SegmentSealed(Event, frozen=True):
     """A full segment, records `base` .. `end - 1`, and its seal, chained to the seal of the segment before."""
 
@@ -485,7 +676,17 @@ class SegmentSealed(Event, frozen=True):
 
 CATALOGUE: Final[dict[int, type[Event]]] = {kind.TAG: kind for kind in Event.__subclasses__()}
 
-ARRIVING: Final = frozenset({Tag.PUBLISHED, Tag.ROUTED, Tag.DEAD_LETTERED, Tag.REDRIVEN})
+ARRIVING: Final = frozenset(
+    {
+        Tag.PUBLISHED,
+        Tag.ROUTED,
+        Tag.DEAD_LETTERED,
+        Tag.REDRIVEN,
+        Tag.MATURED,
+        Tag.TRANSACTION_COMMITTED,
+        Tag.FIRED,
+    }
+)
 """The kinds of event that have arrivals."""
 
 Upcaster: TypeAlias = Callable[[list[Any]], list[Any]]

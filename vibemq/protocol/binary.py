@@ -45,6 +45,8 @@ _RUN: Final = struct.Struct("<QQ")
 
 ControlCommand = (
     m.Hello
+    | m.Begin
+    | m.Rollback
     | m.Subscribe
     | m.Unsubscribe
     | m.Seek
@@ -68,6 +70,14 @@ ControlCommand = (
     | m.Peek
     | m.DeadLetters
     | m.Redrive
+    | m.ListDelayed
+    | m.ShowDelayed
+    | m.CancelDelayed
+    | m.Reschedule
+    | m.SetSchedule
+    | m.ListSchedules
+    | m.PauseSchedule
+    | m.DeleteSchedule
     | m.Flush
     | m.Digest
     | m.Ping
@@ -76,6 +86,7 @@ ControlCommand = (
 ControlReply = (
     m.Welcome
     | m.Confirmed
+    | m.Committed
     | m.Done
     | m.Failed
     | m.Drained
@@ -200,6 +211,7 @@ def encode_command(command: m.Command) -> list[bytes | memoryview]:
                 command.oldest,
                 to_topic=command.to_topic,
             )
+        assert not isinstance(command, m.Commit)
         return _encode_control(command)
     except (struct.error, OverflowError, UnicodeEncodeError) as problem:
         text = f"a field of {type(command).__name__} does not fit its frame: {problem}"

@@ -50,6 +50,10 @@ Start: TypeAlias = Literal["tail", "head", "sequence", "time"]
 OnDifference: TypeAlias = Literal["fail", "ignore", "override"]
 Run: TypeAlias = tuple[Annotated[int, Meta(ge=1, le=NUMBER_MAX)], Annotated[int, Meta(ge=1, le=NUMBER_MAX)]]
 Deliveries: TypeAlias = Annotated[tuple[Run, ...], Meta(min_length=1, max_length=RUNS_MAX)]
+MessageIds: TypeAlias = Annotated[tuple[Word, ...], Meta(min_length=1, max_length=RUNS_MAX)]
+"""Ids of messages, as receipts give them: offset, a hyphen, index."""
+Duplicates: TypeAlias = tuple[tuple[Count, Number, Count], ...]
+Misfire: TypeAlias = Literal["skip", "once", "all"]
 Settings: TypeAlias = Annotated[
     dict[Word, Word | bool | Annotated[int, Meta(ge=-NUMBER_MAX, le=NUMBER_MAX)] | float], Meta(max_length=64)
 ]

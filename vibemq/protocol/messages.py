@@ -13,9 +13,13 @@ import msgspec
 from vibemq.batch import MESSAGES_MAX, PRIORITY_NORMAL, Batch
 from vibemq.errors import RequestError
 from vibemq.protocol.fields import (
+    RUNS_MAX,
     Count,
     Deliveries,
+    Duplicates,
     Duration,
+    MessageIds,
+    Misfire,
     Number,
     OnDifference,
     Priority,
@@ -61,7 +65,9 @@ class Publish(msgspec.Struct, frozen=True):
     """Store `batch` in `queue`. `sequence` numbers the producer's messages; the batch takes `batch.count` of them.
 
     `oldest` is the sequence of the producer's oldest batch without an answer: what is below it will not be sent again.
-    With `to_topic`, `queue` is a topic: the batch goes to every queue that is bound to it.
+    With `to_topic`, `queue` is a topic: the batch goes to every queue that is bound to it. The messages wait for
+    `delay_ms`, or until `due_us`, before they are ready; one of them is 0. `dedup` is empty, or has 16 bytes for each
+    message: the BLAKE2b hash of its dedup id, of that size, or zeros where it has none.
     """
 
     request: int
@@ -70,6 +76,48 @@ class Publish(msgspec.Struct, frozen=True):
     batch: Batch
     oldest: int = 0
     to_topic: bool = False
+    delay_ms: int = 0
+    due_us: int = 0
+    dedup: bytes = b""
+
+
+class TransactionAck(msgspec.Struct, frozen=True, array_like=True):
+    """Deliveries of a subscription that are done when the transaction is."""
+
+    subscription: Number
+    deliveries: Deliveries
+
+
+class Begin(Control, frozen=True, kw_only=True):
+    """Begin an attempt at a transaction, which ends after `timeout_ms` (0: the broker's longest) if not committed.
+
+    What is published and acked in it comes with Commit. Done.result: {"epoch", "timeout_ms"}.
+    """
+
+    request: Request
+    timeout_ms: Duration = 0
+
+
+class Commit(msgspec.Struct, frozen=True):
+    """Carry out all of this, or nothing, as attempt `epoch` of a transaction that is this connection's.
+
+    It takes one `sequence` of the producer, so that a commit sent again is recognised: it is not carried out again, and
+    answered with what came of it. In `publishes`, request, sequence and oldest mean nothing. Answered by Committed.
+    """
+
+    request: int
+    epoch: int
+    sequence: int
+    publishes: tuple[Publish, ...]
+    acks: tuple[TransactionAck, ...]
+    oldest: int = 0
+
+
+class Rollback(Control, frozen=True, kw_only=True):
+    """End an attempt at a transaction without doing anything of it."""
+
+    request: Request
+    epoch: Number
 
 
 class Subscribe(Control, frozen=True, kw_only=True):
@@ -319,6 +367,100 @@ class Redrive(Control, frozen=True, kw_only=True):
     until_us: Number = 0
 
 
+class ListDelayed(Control, frozen=True, kw_only=True):
+    """Ask for messages of a queue that wait for their time, the first due first, from after `after` on.
+
+    Done.result: {"messages": [{"id", "due_at", "published_at", "bytes"}], "count": all there are, "next": what to ask
+    `after` next, or null}. `after` is (due us, offset, index), all that a message needs to be found again.
+    """
+
+    request: Request
+    queue: str
+    after: tuple[Number, Number, Number] = (0, 0, 0)
+    count: Count = 100
+
+
+class ShowDelayed(Control, frozen=True, kw_only=True):
+    """Ask for one message that waits for its time, with body and headers. Done.result: as Peek, and "due_at"."""
+
+    request: Request
+    queue: str
+    id: Word
+
+
+class CancelDelayed(Control, frozen=True, kw_only=True):
+    """Take messages back that wait for their time: all, or with UnknownMessage none. Done.result: {"count": n}."""
+
+    request: Request
+    queue: str
+    ids: MessageIds
+
+
+class Reschedule(Control, frozen=True, kw_only=True):
+    """Let messages wait for another time: `delay_ms` from now on, or until `due_us`; neither: they are ready at once.
+
+    All of them, or with UnknownMessage none. Done.result: {"count": n, "due_us": t}.
+    """
+
+    request: Request
+    queue: str
+    ids: MessageIds
+    delay_ms: Number = 0
+    due_us: Number = 0
+
+
+class SetSchedule(Control, frozen=True, kw_only=True):
+    """Publish a message again and again: make a schedule, or change the one of that name.
+
+    Either `cron`, five fields, in time zone `zone`, or `every_ms`, counted from `start_us` (0: now). Nothing before
+    `start_us`, and nothing from `end_us` on (0: no end), nor after `times` messages (0: any number). `misfire` says
+    what becomes of the times at which the broker was away: "skip" them, make up for all of them "once", or for "all".
+    Done.result: what ListSchedules gives of it.
+    """
+
+    request: Request
+    name: Word
+    queue: str
+    to_topic: bool = False
+    body: bytes = b""
+    headers: dict[str, Any] = {}
+    priority: Priority = PRIORITY_NORMAL
+    ttl_ms: Duration = 0
+    cron: Word = ""
+    zone: Word = "UTC"
+    every_ms: Duration = 0
+    start_us: Number = 0
+    end_us: Number = 0
+    times: Number = 0
+    misfire: Misfire = "once"
+
+
+class ListSchedules(Control, frozen=True, kw_only=True):
+    """Ask for all schedules, or the one of a `name`.
+
+    Done.result: a list of {"name", "queue", "to_topic", "cron", "zone", "every_ms", "start_us", "end_us", "times",
+    "misfire", "paused", "fired", "missed", "last_us", "next_us", "body", "headers", "priority", "ttl_ms"}.
+    """
+
+    request: Request
+    name: Word | None = None
+
+
+class PauseSchedule(Control, frozen=True, kw_only=True):
+    """Pause a schedule, or let it go on: what would have been in between is not made up for. Done.result: as of Set."""
+
+    request: Request
+    name: Word
+    paused: bool = True
+
+
+class DeleteSchedule(Control, frozen=True, kw_only=True):
+    """Delete a schedule."""
+
+    request: Request
+    name: Word
+
+
 class Flush(Control, frozen=True, kw_only=True):
     """Answered when all that this connection sent before is durable."""
 
@@ -345,6 +487,9 @@ class Goodbye(Control, frozen=True, kw_only=True):
 Command: TypeAlias = (
     Hello
     | Publish
+    | Begin
+    | Commit
+    | Rollback
     | Subscribe
     | Unsubscribe
     | Seek
@@ -368,6 +513,14 @@ Command: TypeAlias = (
     | Peek
     | DeadLetters
     | Redrive
+    | ListDelayed
+    | ShowDelayed
+    | CancelDelayed
+    | Reschedule
+    | SetSchedule
+    | ListSchedules
+    | PauseSchedule
+    | DeleteSchedule
     | Flush
     | Digest
     | Ping
@@ -412,7 +565,9 @@ class Confirmed(Control, frozen=True, kw_only=True):
     """The batch is durable as record `offset`; its first message has `sequence`. `duplicate`: it was already there.
 
     The last `dropped` of its messages were not stored, as a queue was full that drops the newest. For a topic the
-    sequence is 0, as each queue has its own.
+    sequence is 0, as each queue has its own. It is 0, too, where the messages wait until `due_us`. `duplicates` were
+    not stored, as messages with their dedup ids were there: (position in the batch, record offset, index) of each. The
+    others have the indices of the record in their order.
     """
 
     request: Request
@@ -420,6 +575,30 @@ class Confirmed(Control, frozen=True, kw_only=True):
     sequence: Number
     duplicate: bool = False
     dropped: Count = 0
+    due_us: Number = 0
+    duplicates: Duplicates = ()
+
+
+class Stored(msgspec.Struct, frozen=True, array_like=True):
+    """What became of one batch of a transaction; the fields are those of Confirmed.
+
+    Its messages are in the transaction's record, from `index` on.
+    """
+
+    index: Count
+    sequence: Number
+    dropped: Count = 0
+    due_us: Number = 0
+    duplicates: Duplicates = ()
+
+
+class Committed(Control, frozen=True, kw_only=True):
+    """A transaction is durable as record `offset`. `duplicate`: it already was. `stored`: of each batch, in order."""
+
+    request: Request
+    offset: Number
+    duplicate: bool = False
+    stored: tuple[Stored, ...] = ()
 
 
 class Deliver(msgspec.Struct, frozen=True):
@@ -496,7 +675,19 @@ class Pong(Control, frozen=True, kw_only=True):
 
 
 Reply: TypeAlias = (
-    Welcome | Confirmed | Deliver | Done | Failed | Drained | LeasesLost | Ended | Unblocked | Ping | Pong | Goodbye
+    Welcome
+    | Confirmed
+    | Committed
+    | Deliver
+    | Done
+    | Failed
+    | Drained
+    | LeasesLost
+    | Ended
+    | Unblocked
+    | Ping
+    | Pong
+    | Goodbye
 )
 
 # --- JSON shapes of what is opaque bytes in the binary codec --------------------------------------------------------
@@ -508,6 +699,8 @@ class JsonNewMessage(msgspec.Struct, frozen=True, kw_only=True):
     body: str | None = None
     body_base64: str | None = None
     headers: dict[str, str | int | float | bool | None] = {}
+    dedup_id: str = ""
+    """Another message with the same, in the queue's dedup window, is not stored; empty: it has none."""
     key: Word = ""
     """Messages of one key stay in order, in a queue that has `order_by_key`. It becomes the header `key`."""
 
@@ -530,15 +723,33 @@ class JsonMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     published_at: str | None = None
 
 
-class JsonPublish(Control, frozen=True, kw_only=True, tag="publish"):
-    """Publish in JSON."""
+class JsonPublishPart(msgspec.Struct, frozen=True, kw_only=True):
+    """A batch in JSON: what JsonPublish has, without what numbers it."""
 
-    request: Request
     queue: str
     messages: Annotated[tuple[JsonNewMessage, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
-    sequence: Number = 0
-    oldest: Number = 0
     priority: Priority = PRIORITY_NORMAL
     ttl_ms: Duration = 0
     to_topic: bool = False
     """`queue` is a topic, and becomes the header `topic` of each message."""
+    delay_ms: Number = 0
+    due_us: Number = 0
+
+
+class JsonPublish(JsonPublishPart, frozen=True, kw_only=True, tag_field="type", tag="publish"):
+    """Publish in JSON."""
+
+    request: Request
+    sequence: Number = 0
+    oldest: Number = 0
+
+
+class JsonCommit(Control, frozen=True, kw_only=True, tag="commit"):
+    """Commit in JSON. The `request` of each of its publishes means nothing, and need not be there."""
+
+    request: Request
+    epoch: Number
+    sequence: Number = 0
+    oldest: Number = 0
+    publishes: Annotated[tuple[JsonPublishPart, ...], msgspec.Meta(max_length=MESSAGES_MAX)] = ()
+    acks: Annotated[tuple[TransactionAck, ...], msgspec.Meta(max_length=RUNS_MAX)] = ()
