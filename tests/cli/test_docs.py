@@ -21,7 +21,7 @@ from vibemq.cli.main import COMMANDS
 from vibemq.declaration import QueueSettings
 from vibemq.protocol.fields import MANY_MAX, NAME_BYTES_MAX, WORDS_MAX
 from vibemq.server.limits import Limits
-from vibemq.server.publishing import EXPECTED_MAX
+from vibemq.server.publishers import EXPECTED_MAX
 
 CLI: Final = (ROOT / "docs" / "cli.md").read_text("utf-8")
 README: Final = (ROOT / "README.md").read_text("utf-8")

@@ -14,7 +14,8 @@ from vibemq.projections.group import Group, Lane
 from vibemq.projections.intervals import IntervalSet
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
-from vibemq.server import dispatch, publishing, removal
+from vibemq.server import dispatch, removal
+from vibemq.server.admission import Admission
 from vibemq.server.dead_lettering import DeadLettering
 from vibemq.server.dead_letters import DeadLetters
 from vibemq.server.deliveries import Deliveries
@@ -24,6 +25,7 @@ from vibemq.server.groups import Groups, Then
 from vibemq.server.journal import Journal
 from vibemq.server.key_order import KeyOrder
 from vibemq.server.peeking import Peeking
+from vibemq.server.publishers import Place, Publishers
 from vibemq.server.publishing import Publishing
 from vibemq.server.queues import Queues
 from vibemq.server.removal import Removal
@@ -181,12 +183,12 @@ def nobody_wakes_for_what_becomes_too_old(patch: Patch) -> None:
 
 
 def full_queue_takes_all(patch: Patch) -> None:
-    patch.setattr(Publishing, "_fitting", lambda _self, _queue, batch: batch.count)
+    patch.setattr(Admission, "fitting", lambda _self, _queue, batch, _before: batch.count)
 
 
 def room_for_one_less(patch: Patch) -> None:
-    fitting = Publishing._fitting
-    patch.setattr(Publishing, "_fitting", lambda self, queue, batch: max(0, fitting(self, queue, batch) - 1))
+    fitting = Admission.fitting
+    patch.setattr(Admission, "fitting", lambda self, *args: max(0, fitting(self, *args) - 1))
 
 
 def bytes_are_not_limited(patch: Patch) -> None:
@@ -252,15 +254,15 @@ def one_group_pays_for_another(patch: Patch) -> None:
 
 
 def nobody_is_unblocked(patch: Patch) -> None:
-    patch.setattr(Publishing, "unblock", always(None))
+    patch.setattr(Publishers, "unblock", always(None))
 
 
 def unblocked_too_early(patch: Patch) -> None:
-    patch.setattr(Publishing, "_takes", always(True))
+    patch.setattr(Publishers, "_takes", always(True))
 
 
 def later_batches_overtake(patch: Patch) -> None:
-    patch.setattr(publishing._Place, "has_turn", always(True))
+    patch.setattr(Place, "has_turn", always(True))
 
 
 # --- dead letters
@@ -428,12 +430,12 @@ def topic_misses_a_queue(patch: Patch) -> None:
 
 
 def unroutable_is_lost(patch: Patch) -> None:
-    bound_to = Publishing._bound_to
+    bound_to = Admission.bound_to
 
-    def any_queue(self: Publishing, topic: str) -> Iterator[Queue]:
+    def any_queue(self: Admission, topic: str) -> Iterator[Queue]:
         yield from list(bound_to(self, topic)) or list(self._state.queues.values())[:1]
 
-    patch.setattr(Publishing, "_bound_to", any_queue)
+    patch.setattr(Admission, "bound_to", any_queue)
 
 
 def deleted_queue_comes_back_empty(patch: Patch) -> None:

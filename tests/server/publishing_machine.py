@@ -13,7 +13,8 @@ from vibemq import events as e
 from vibemq.declaration import Overflow
 from vibemq.errors import QueueBlocked, QueueFull, RequestError, SequenceTooOld, Unroutable
 from vibemq.server import effects as f
-from vibemq.server.publishing import HYSTERESIS_MAX, Publish
+from vibemq.server.publishers import HYSTERESIS_MAX
+from vibemq.server.publishing import Publish
 
 PATTERNS: Final = ("t.*", "t.#", "t.x", "#.y")
 TOPICS: Final[dict[str, set[str]]] = {

@@ -8,7 +8,8 @@ from tests.server.rig import Rig, batch_of
 from vibemq import events as e
 from vibemq.errors import LimitExceeded, QueueBlocked, SequenceTooOld
 from vibemq.server.effects import Unblocked
-from vibemq.server.publishing import EXPECTED_MAX, LOOKS_MAX, PLACES_MAX, Publish
+from vibemq.server.publishers import EXPECTED_MAX, LOOKS_MAX, PLACES_MAX
+from vibemq.server.publishing import Publish
 
 PRODUCER: Final = 7
 
@@ -34,7 +35,7 @@ def publish(rig: Rig, connection: int, sequence: int, *, oldest: int = 1, name: 
 
 def unblocked(rig: Rig) -> list[str]:
     """Who is told that he may go on, now that a turn of the loop ends."""
-    rig.broker.publishing.unblock()
+    rig.broker.publishers.unblock()
     return [effect.name for effect in rig.effects() if isinstance(effect, Unblocked)]
 
 
@@ -147,7 +148,7 @@ def test_a_rate_lets_through_what_it_allows_in_order() -> None:
     assert publish(rig, connection, 2)
     assert not publish(rig, connection, 3)
     assert unblocked(rig) == []
-    due_us = rig.broker.publishing.next_due_us()
+    due_us = rig.broker.publishers.next_due_us()
     assert due_us is not None
     assert rig.now_us < due_us <= rig.now_us + 100_000
     rig.pass_time(due_us - rig.now_us)
@@ -190,7 +191,7 @@ def test_a_connection_waits_at_no_more_places_than_the_limit() -> None:
     assert not publish(rig, connection, 2 + PLACES_MAX, name="t.1", topic=True)
     make_room(rig, connection)
     told = unblocked(rig)
-    while rig.broker.publishing.has_more:
+    while rig.broker.publishers.has_more:
         told += unblocked(rig)
     assert len(told) == PLACES_MAX
     assert publish(rig, connection, 10_000, oldest=10_000)  # what was refused before is given up
@@ -207,15 +208,15 @@ def test_of_many_who_wait_each_is_told_in_some_turn_and_then_nobody_looks_any_mo
     assert unblocked(rig) == []
     assert rig.broker.has_more
     rig.broker.disconnect(several.pop(), "test", lost=False)
-    while rig.broker.publishing.has_more:
+    while rig.broker.publishers.has_more:
         assert unblocked(rig) == []
     make_room(rig, connection)
     told = unblocked(rig)
-    while rig.broker.publishing.has_more:
+    while rig.broker.publishers.has_more:
         told += unblocked(rig)
     assert len(told) == len(several)
     assert unblocked(rig) == []
-    assert not rig.broker.publishing.has_more
+    assert not rig.broker.publishers.has_more
 
 
 def test_who_publishes_what_nobody_is_bound_to_waits_for_the_queue_that_takes_it() -> None:
@@ -237,10 +238,10 @@ def test_what_is_refused_for_good_meanwhile_is_not_waited_for() -> None:
     assert not publish(rig, connection, 4)
     make_room(rig, connection)
     assert unblocked(rig) == ["q"]
-    rig.broker.publishing.refused(connection, "q", 3, to_topic=False)
+    rig.broker.publishers.refused(connection, "q", 3, to_topic=False)
     assert publish(rig, connection, 4)
     make_room(rig, connection)
-    rig.broker.publishing.refused(connection, "q", 3, to_topic=False)
+    rig.broker.publishers.refused(connection, "q", 3, to_topic=False)
     assert publish(rig, connection, 5)
     assert stored(rig) == [2, 4, 5]
 

@@ -142,9 +142,10 @@ def test_a_queue_for_dead_letters_is_made_for_them() -> None:
     office = Office(
         defaults=QueueDefaults(patterns=(("#", {"ttl_ms": 5}), ("*.dlq", {"max_length": 6}))), auto_create=False
     )
-    assert office.queues.for_dead_letters("lost.dlq").settings == replace(DEAD_LETTER_QUEUE, max_length=6)
-    office.declare("known")
-    assert office.queues.for_dead_letters("known") is office.queue("known")
+    lost = office.queues.to_create_for_dead_letters("lost.dlq")
+    assert lost.settings == replace(DEAD_LETTER_QUEUE, max_length=6)
+    assert "lost.dlq" not in office.state.topology.queues
+    assert office.queues.create(lost, 0) is office.queue("lost.dlq")
 
 
 # --- changing

@@ -12,12 +12,13 @@ from vibemq.projections.bindings import Bindings
 from vibemq.projections.group import Group, Lane
 from vibemq.projections.queue import Queue
 from vibemq.server import publishing, removal
+from vibemq.server.admission import Admission
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.dispatch import Consumers, Dispatcher, ready_spans
 from vibemq.server.effects import Confirmed, Find, StoredBatch
 from vibemq.server.groups import Groups
 from vibemq.server.key_order import KeyOrder
-from vibemq.server.publishing import Publishing
+from vibemq.server.publishers import Place, Publishers
 from vibemq.server.queues import Queues
 from vibemq.server.rates import Bucket
 from vibemq.server.removal import Removal
@@ -260,21 +261,21 @@ def dropped_messages_confirmed(patch: Patch) -> None:
 
 
 def full_queues_take_more(patch: Patch) -> None:
-    patch.setattr(Publishing, "_fitting", lambda _, __, batch: batch.count)
+    patch.setattr(Admission, "fitting", lambda _, __, batch, ___: batch.count)
 
 
 def publishers_never_told_to_go_on(patch: Patch) -> None:
-    patch.setattr(Publishing, "unblock", lambda _: None)
+    patch.setattr(Publishers, "unblock", lambda _: None)
 
 
 def unblocked_out_of_order(patch: Patch) -> None:
     """What was on its way when a publisher was told to go on overtakes what it sends again."""
 
-    def any_turn(place: publishing._Place, sequence: int, oldest: int) -> bool:
+    def any_turn(place: Place, sequence: int, oldest: int) -> bool:
         place.expected = [one for one in place.expected if one.sequence != sequence and one.sequence >= oldest]
         return not place.waits
 
-    patch.setattr(publishing._Place, "has_turn", any_turn)
+    patch.setattr(Place, "has_turn", any_turn)
 
 
 def deliver_rate_ignored(patch: Patch) -> None:
@@ -282,7 +283,8 @@ def deliver_rate_ignored(patch: Patch) -> None:
 
 
 def publish_rate_ignored(patch: Patch) -> None:
-    patch.setattr(Publishing, "_check_rate", lambda *_: None)
+    patch.setattr(Admission, "check_rate", lambda *_: None)
+    patch.setattr(Publishers, "check_rate", lambda *_: None)
 
 
 def consumers_not_told_of_a_seek(patch: Patch) -> None:
@@ -351,10 +353,10 @@ def unbound_queues_get_more(patch: Patch) -> None:
 def deleted_queues_get_more(patch: Patch) -> None:
     """A queue that can be brought back is still bound, and gets what it would have got."""
 
-    def all_of_them(it: Publishing, topic: str) -> Iterator[Queue]:
+    def all_of_them(it: Admission, topic: str) -> Iterator[Queue]:
         return (it._state.queues[number] for number in it._state.bindings.match(topic))
 
-    patch.setattr(Publishing, "_bound_to", all_of_them)
+    patch.setattr(Admission, "bound_to", all_of_them)
 
 
 def bound_before_it_is_durable(patch: Patch) -> None:

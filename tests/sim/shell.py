@@ -249,14 +249,14 @@ class Shell:
 
     def _is_late(self, number: int, publish: m.Publish) -> bool:
         """Whether a producer has given a batch up, or had its answer: one that was long on its way is refused then."""
-        known = self.state.producers.known.get(self.broker.publishing._publishers[number].producer)
+        known = self.state.producers.known.get(self.broker.publishers[number].producer)
         return known is not None and publish.sequence < known.oldest
 
     def _published(self, number: int, publish: m.Publish, *, is_stored: bool, had_reason: bool) -> None:
         """A publish was stored or refused: who is refused waits until it is told to go on, or comes too late."""
         if is_stored:
             return
-        place = self.broker.publishing._publishers[number].places.get((publish.queue, publish.to_topic))
+        place = self.broker.publishers[number].places.get((publish.queue, publish.to_topic))
         if place is not None and place.expects(publish.sequence):
             return
         watch = self.around.watch

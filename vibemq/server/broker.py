@@ -4,8 +4,8 @@ Each method is one thing that a client, or the clock, can ask for. It decides on
 by events, and leaves what must be written and sent in the journal. It does no I/O and reads no clock. A command that
 cannot be done raises a RequestError before it has changed anything.
 
-The broker itself knows who is connected; the parts that decide are `publishing`, `queues`, `groups`, `deliveries` and
-`dead_letters`.
+The broker itself knows who is connected; the parts that decide are `publishing`, `publishers`, `queues`, `groups`,
+`deliveries` and `dead_letters`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,7 @@ from vibemq.errors import LimitExceeded, UnknownGroup
 from vibemq.projections.group import Group
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
+from vibemq.server.admission import Admission
 from vibemq.server.batch_cache import BatchCache
 from vibemq.server.dead_letters import DeadLetters
 from vibemq.server.deliveries import Deliveries
@@ -25,6 +26,7 @@ from vibemq.server.groups import Groups, check_group
 from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
 from vibemq.server.peeking import Peeking
+from vibemq.server.publishers import Publishers
 from vibemq.server.publishing import Publishing
 from vibemq.server.queue_settings import Declaration, QueueDefaults
 from vibemq.server.queues import Queues
@@ -83,7 +85,11 @@ class Broker:
         self.deliveries = Deliveries(self.journal, self._cache, dispatcher, limits, defaults)
         self.groups = Groups(self.journal, self.deliveries, limits)
         self.queues = Queues(self.journal, self.deliveries, self.groups, limits, defaults, auto_create=auto_create)
-        self.publishing = Publishing(self.journal, self._cache, self.deliveries, limits, self.queues, unroutable)
+        self._admission = Admission(self.journal, limits, unroutable)
+        self.publishers = Publishers(self.journal, limits, self._admission)
+        self.publishing = Publishing(
+            self.journal, self._cache, self.deliveries, self.queues, self._admission, self.publishers
+        )
         self.peeking = Peeking(self.journal, limits)
         self.dead_letters = DeadLetters(self.journal, self.deliveries, dispatcher, limits)
         self._connections: dict[int, Connection] = {}
@@ -110,7 +116,7 @@ class Broker:
         number = self._state.topology.next_connection
         self.journal.record(e.ClientConnected(number, name, address, codec))
         self._connections[number] = Connection(number, codec)
-        self.publishing.connect(number, producer)
+        self.publishers.connect(number, producer)
         return number
 
     def disconnect(self, connection: int, reason: str, *, lost: bool) -> None:
@@ -119,7 +125,7 @@ class Broker:
             subscription = self.deliveries.find(connection, number)
             if subscription is not None:
                 self._end(subscription, lost=lost)
-        self.publishing.disconnect(connection)
+        self.publishers.disconnect(connection)
         self.dead_letters.forget(connection)
         self.journal.record(e.ClientDisconnected(connection, reason))
 
@@ -142,7 +148,7 @@ class Broker:
         self.end_turn()
         known = self._state.producers.known
         if len(known) > self.limits.producers:
-            present = self.publishing.producers
+            present = self.publishers.producers
             excess = len(known) - self.limits.producers
             oldest = [producer for producer in known if producer not in present][: excess + self.limits.producers // 10]
             if oldest:
@@ -152,16 +158,16 @@ class Broker:
         """Everybody who had something to say was heard: hand out what is ready, go on with what waited."""
         self.dead_letters.work()
         self.deliveries.dispatch()
-        self.publishing.unblock()
+        self.publishers.unblock()
 
     @property
     def has_more(self) -> bool:
         """Whether the next turn has something to do."""
-        return self.deliveries.has_more or self.publishing.has_more or self.dead_letters.has_more
+        return self.deliveries.has_more or self.publishers.has_more or self.dead_letters.has_more
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
-        parts = (self.deliveries, self.groups, self.queues, self.publishing)
+        parts = (self.deliveries, self.groups, self.queues, self.publishers)
         times = [due_us for part in parts if (due_us := part.next_due_us()) is not None]
         return min(times, default=None)
 
@@ -228,7 +234,7 @@ class Broker:
         """
         queue = self.queues.require(name)
         self._forget(self.queues.delete(connection, request, name, grace_ms))
-        self.publishing.queue_gone(queue.id)
+        self._admission.queue_gone(queue.id)
 
     def delete_group(self, connection: int, request: int, queue_name: str, name: str) -> None:
         """Delete a group, and end its consumers.

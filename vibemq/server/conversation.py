@@ -138,16 +138,15 @@ class Conversation:
         self._unanswered_batches += 1
         if self._unanswered_batches > 2 * window:
             raise FlowExceeded(f"more than {window} batches were sent and not yet answered")
-        publishing = self._broker.publishing
+        publishing, publishers = self._broker.publishing, self._broker.publishers
         try:
             try:
                 self._host.admit(len(publish.batch.data))
             except DiskFull:
                 if not publishing.has_stored(self.number, publish.sequence):
-                    publishing.refused(self.number, publish.queue, publish.sequence, to_topic=publish.to_topic)
+                    publishers.refused(self.number, publish.queue, publish.sequence, to_topic=publish.to_topic)
                     raise
-            request, queue, sequence, batch, oldest, to_topic = msgspec.structs.astuple(publish)
-            publishing.publish(Publish(self.number, request, queue, sequence, batch, oldest, to_topic))
+            publishing.publish(Publish(self.number, *msgspec.structs.astuple(publish)))
         except RequestError:
             self._unanswered_batches -= 1
             raise

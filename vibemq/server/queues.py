@@ -88,40 +88,57 @@ class Queues:
             UnknownQueue: there is none, and none may be created on the way.
             RequestError: a name too long, or too many queues.
         """
-        queue = self._state.queue_named(name)
-        if queue is not None:
-            return queue
+        return self._state.queue_named(name) or self.create(self.to_create(name), connection)
+
+    def to_create(self, name: str) -> Queue:
+        """What `create` would make of that name for whoever uses it first, empty and with id 0. There is none yet.
+
+        Raises:
+            UnknownQueue: none may be created on the way.
+            RequestError: a name too long, or too many queues.
+        """
         if not self._auto_create:
             raise UnknownQueue(f"there is no queue {name!r}; declare it first (auto_create is off)")
-        return self._create(name, self._defaults.of(name), connection)
+        return self._would_be(name, self._defaults.of(name))
+
+    def to_create_for_dead_letters(self, name: str) -> Queue:
+        """The same, for dead letters: it may always be created, as nothing else keeps what is to go there.
+
+        Raises:
+            LimitExceeded: there are too many queues.
+        """
+        return self._would_be(name, self._defaults.of(name, base=DEAD_LETTER_QUEUE))
+
+    def _would_be(self, name: str, settings: QueueSettings) -> Queue:
+        self.check_count()
+        _check_length(name, settings)
+        return Queue(e.QueueDeclared(0, name, settings, 0), self._journal.now_us)
+
+    def create(self, queue: Queue, connection: int) -> Queue:
+        """Create a queue that is to be created."""
+        return self._create(queue.name, queue.settings, connection)
 
     def settings_of(self, name: str) -> QueueSettings:
         """The settings of the queue of that name; if there is none, those that it would be created with."""
         queue = self._state.queue_named(name)
         return queue.settings if queue is not None else self._defaults.of(name)
 
-    def for_dead_letters(self, name: str) -> Queue:
-        """The dead-letter queue of that name; created if need be, as nothing else keeps what is to go there.
-
-        Raises:
-            LimitExceeded: there are too many queues.
-        """
-        queue = self._state.queue_named(name)
-        if queue is not None:
-            return queue
-        return self._create(name, self._defaults.of(name, base=DEAD_LETTER_QUEUE), 0)
-
     def _create(self, name: str, settings: QueueSettings, connection: int) -> Queue:
-        self._check_count()
+        self.check_count()
         _check_length(name, settings)
         number = self._state.topology.next_queue
         self._journal.record(e.QueueDeclared(number, name, settings, connection))
         return self._state.queues[number]
 
-    def _check_count(self) -> None:
+    def check_count(self, more: int = 1) -> None:
+        """Whether there may be so many more queues.
+
+        Raises:
+            LimitExceeded: there would be too many.
+        """
         count = len(self._state.topology.queues)
-        if count >= self._limits.queues:
-            raise LimitExceeded(f"there are {count} queues, which is the limit")
+        if count + more > self._limits.queues:
+            raise LimitExceeded(f"there are {count} queues, and the limit is {self._limits.queues}")
 
     # --- declaring and changing
 
@@ -328,7 +345,7 @@ class Queues:
             raise DeclareConflict(
                 f"queue {name!r} cannot come back as {wanted!r}, there is a queue of that name: choose another"
             )
-        self._check_count()
+        self.check_count()
         settings = self._settings_under(wanted, queue) if wanted != queue.name else queue.settings
         self._journal.record(e.QueueUndeleted(queue.id, wanted, connection))
         self._deliveries.came_back(queue)
