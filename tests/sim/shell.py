@@ -344,6 +344,8 @@ class Shell:
             except BeyondLog:
                 self.deferred.append(reading)
                 return
+            except OSError as problem:  # reads are not among the faults here: so it was never there
+                raise Violation(f"what the log says is there cannot be read: {reading}, {problem}") from problem
             self.begin()
             answer()
             self.append()
