@@ -26,11 +26,11 @@
         Unroutable                 no queue is bound to that topic
         ConsumerExclusive          another consumer has the group for itself, or this one may not have it so
         UnknownGroup               the queue has no group of that name
-      TransactionConflict        a message that was to be acked is no longer yours; nothing was done
-      TransactionEnded           this attempt is over, and never will be committed
-        TransactionTimeout         it was open for too long
-      UnknownMessage             no message of that id waits for its time there
-      UnknownSchedule            no schedule of that name
+        TransactionConflict        a message that was to be acked is no longer yours; nothing was done
+        TransactionEnded           this attempt is over, and never will be committed
+          TransactionTimeout       it was open for too long
+        UnknownMessage             no message of that id waits for its time there
+        UnknownSchedule            no schedule of that name
       ConnectionFailed           the broker could not be reached, or went away
         ConnectionLost             the connection broke while something waited for it
         RequestTimeout             no answer within the timeout

@@ -11,7 +11,7 @@ from tests.protocol.strategies import json_line
 from vibemq.batch import Batch, pack
 from vibemq.protocol import binary, json_lines
 from vibemq.protocol import messages as m
-from vibemq.protocol.keys import key_hash
+from vibemq.protocol.keys import dedup_hash, key_hash
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "protocol"
 GOLDEN_EARLIER = GOLDEN / "earlier"
@@ -93,6 +93,49 @@ COMMANDS: dict[str, m.Command] = {
         since_us=1_753_000_000_000_000,
         until_us=0,
     ),
+    "publish-delayed": m.Publish(2, "orders", 45, BATCH, 41, delay_ms=90_000),
+    "publish-due-and-once": m.Publish(
+        2, "orders", 47, BATCH, 41, due_us=1_753_000_000_123_456, dedup=dedup_hash("order-1") + bytes(16)
+    ),
+    "begin": m.Begin(request=27, timeout_ms=60_000),
+    "commit": m.Commit(
+        28,
+        (7 << 20) + 3,
+        49,
+        (
+            m.Publish(0, "orders", 0, BATCH),
+            m.Publish(0, "orders.eu", 0, KEYED, to_topic=True, delay_ms=90_000),
+            m.Publish(0, "bills", 0, BATCH, dedup=bytes(16) + dedup_hash("order-1")),
+        ),
+        (m.TransactionAck(11, RUNS), m.TransactionAck(12, ((1, 2),))),
+        41,
+    ),
+    "commit-acks": m.Commit(28, (7 << 20) + 4, 0, (), (m.TransactionAck(11, RUNS),)),
+    "rollback": m.Rollback(request=29, epoch=(7 << 20) + 3),
+    "listdelayed": m.ListDelayed(request=30, queue="orders", after=(1_753_000_000_123_456, 1_234, 1), count=50),
+    "showdelayed": m.ShowDelayed(request=31, queue="orders", id="1234-1"),
+    "canceldelayed": m.CancelDelayed(request=32, queue="orders", ids=("1234-0", "1234-1")),
+    "reschedule": m.Reschedule(request=33, queue="orders", ids=("1234-0", "1234-1"), due_us=1_753_000_000_123_456),
+    "setschedule": m.SetSchedule(
+        request=34,
+        name="nightly",
+        queue="reports.eu",
+        to_topic=True,
+        body="zwölf".encode(),
+        headers={"k": "v", "n": 1},
+        priority=7,
+        ttl_ms=60_000,
+        cron="30 4 * * 1-5",
+        zone="Europe/Berlin",
+        start_us=1_753_000_000_000_000,
+        end_us=1_853_000_000_000_000,
+        times=100,
+        misfire="all",
+    ),
+    "setschedule-every": m.SetSchedule(request=34, name="beat", queue="beats", every_ms=1_500),
+    "listschedules": m.ListSchedules(request=35, name="nightly"),
+    "pauseschedule": m.PauseSchedule(request=36, name="nightly", paused=False),
+    "deleteschedule": m.DeleteSchedule(request=37, name="nightly"),
     "flush": m.Flush(request=14),
     "digest": m.Digest(request=15),
     "ping": m.Ping(),
@@ -112,6 +155,25 @@ REPLIES: dict[str, m.Reply] = {
     ),
     "confirmed": m.Confirmed(request=2, offset=1_234, sequence=70_000, duplicate=True),
     "confirmed-dropped": m.Confirmed(request=2, offset=1_234, sequence=70_000, dropped=300),
+    "confirmed-delayed": m.Confirmed(request=2, offset=1_234, sequence=0, due_us=1_753_000_000_123_456),
+    "confirmed-duplicates": m.Confirmed(
+        request=2,
+        offset=1_234,
+        sequence=70_000,
+        dropped=300,
+        due_us=1_753_000_000_123_456,
+        duplicates=((0, 1_200, 3), (4, 1_234, 1)),
+    ),
+    "committed": m.Committed(
+        request=28,
+        offset=1_234,
+        duplicate=True,
+        stored=(
+            m.Stored(0, 70_000),
+            m.Stored(2, 0, due_us=1_753_000_000_123_456),
+            m.Stored(4, 7, 1, duplicates=((1, 1_200, 3),)),
+        ),
+    ),
     "deliver": m.Deliver(11, 9, 70_000, 1_234, 0, 1_753_000_000_123_456, 2, True, [BATCH.data]),
     "deliver-keyed": m.Deliver(11, 11, 70_002, 1_235, 0, 1_753_000_000_123_456, 1, False, [KEYED.data]),
     "done": m.Done(request=3, result={"subscription": 11, "queue": "orders", "lease_ms": 30_000}),
@@ -128,6 +190,7 @@ EARLIER: dict[str, m.Command | m.Reply] = {
     "client-delete": m.Delete(request=12, queue="orders"),
     "client-peek": m.Peek(request=13, queue="orders", start=5, count=10),
     "broker-confirmed": m.Confirmed(request=2, offset=1_234, sequence=70_000, duplicate=True),
+    "broker-confirmed-dropped": m.Confirmed(request=2, offset=1_234, sequence=70_000, dropped=300),
 }
 """By file: what is understood today in bytes that were sent before a message grew."""
 

@@ -16,6 +16,7 @@ from vibemq.protocol import messages as m
 from vibemq.protocol.fields import (
     COUNT_MAX,
     DURATION_MS_MAX,
+    HASH_BYTES,
     NUMBER_MAX,
     PRODUCER_MAX,
     check_name,
@@ -23,7 +24,9 @@ from vibemq.protocol.fields import (
     check_topic,
 )
 from vibemq.protocol.frames import Frame, FrameReader, Kind
-from vibemq.protocol.keys import key_hash
+from vibemq.protocol.keys import dedup_hash, key_hash
+
+DEDUP_IDS = ("", "order-1", "zwölf", "2")
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 
@@ -98,6 +101,8 @@ filters = {
     "start": numbers,
     "count": counts,
 }
+message_ids = st.lists(st.builds("{}-{}".format, numbers, counts), min_size=1, max_size=3).map(tuple)
+duplicates = st.lists(st.tuples(counts, numbers, counts), max_size=3).map(tuple)
 subscribed = {"subscription": numbers, "deliveries": deliveries}
 controls = (
     st.builds(
@@ -172,6 +177,34 @@ controls = (
     | st.builds(
         m.Redrive, request=requests, queue=names, target=st.just("") | names, end=numbers, dry_run=bits, **filters
     )
+    | st.builds(m.Begin, request=requests, timeout_ms=durations)
+    | st.builds(m.Rollback, request=requests, epoch=numbers)
+    | st.builds(m.ListDelayed, request=requests, queue=names, after=st.tuples(numbers, numbers, numbers), count=counts)
+    | st.builds(m.ShowDelayed, request=requests, queue=names, id=texts)
+    | st.builds(m.CancelDelayed, request=requests, queue=names, ids=message_ids)
+    | st.builds(m.Reschedule, request=requests, queue=names, ids=message_ids, delay_ms=numbers)
+    | st.builds(m.Reschedule, request=requests, queue=names, ids=message_ids, due_us=numbers)
+    | st.builds(
+        m.SetSchedule,
+        request=requests,
+        name=names,
+        queue=topics,
+        to_topic=bits,
+        body=bodies,
+        headers=st.dictionaries(texts, json_header_values, max_size=3),
+        priority=st.integers(0, PRIORITY_MAX),
+        ttl_ms=durations,
+        cron=texts,
+        zone=texts,
+        every_ms=durations,
+        start_us=numbers,
+        end_us=numbers,
+        times=numbers,
+        misfire=st.sampled_from(["skip", "once", "all"]),
+    )
+    | st.builds(m.ListSchedules, request=requests, name=st.none() | texts)
+    | st.builds(m.PauseSchedule, request=requests, name=texts, paused=bits)
+    | st.builds(m.DeleteSchedule, request=requests, name=texts)
     | st.builds(m.Flush, request=requests)
     | st.builds(m.Digest, request=requests)
     | st.just(m.Ping())
@@ -179,17 +212,44 @@ controls = (
 )
 
 
+times = st.just((0, 0)) | st.tuples(numbers, st.just(0)) | st.tuples(st.just(0), numbers)
+"""delay_ms and due_us, of which one is 0."""
+
+
 @st.composite
-def publishes(draw: st.DrawFn, *, as_json: bool = False) -> m.Publish:
-    """A publish to a queue or a topic; no batch is older than the oldest."""
-    to_topic, sequence = draw(bits), draw(numbers)
+def publishes(draw: st.DrawFn, *, as_json: bool = False, is_part: bool = False) -> m.Publish:
+    """A publish to a queue or a topic; no batch is older than the oldest. A part of a commit has no numbers."""
+    to_topic, sequence = draw(bits), 0 if is_part else draw(numbers)
     queue = draw(topics if to_topic else names)
     batch = draw(json_batches(queue if to_topic else "") if as_json else batches())
-    return m.Publish(draw(requests), queue, sequence, batch, draw(st.integers(0, sequence)), to_topic)
+    request = 0 if is_part else draw(requests)
+    dedup = draw(st.just(b"") | hashes(batch.count))
+    return m.Publish(request, queue, sequence, batch, draw(st.integers(0, sequence)), to_topic, *draw(times), dedup)
+
+
+def hashes(count: int) -> st.SearchStrategy[bytes]:
+    """The hashes of the dedup ids of so many messages, of which one at least has some."""
+    some = st.lists(st.sampled_from(DEDUP_IDS), min_size=count, max_size=count).filter(any)
+    return some.map(lambda ids: b"".join(dedup_hash(one) if one else bytes(HASH_BYTES) for one in ids))
+
+
+@st.composite
+def commits(draw: st.DrawFn, *, as_json: bool = False) -> m.Commit:
+    """Any number of publishes and acks at once."""
+    sequence = draw(numbers)
+    return m.Commit(
+        draw(requests),
+        draw(numbers),
+        sequence,
+        tuple(draw(st.lists(publishes(as_json=as_json, is_part=True), max_size=4))),
+        tuple(draw(st.lists(st.builds(m.TransactionAck, numbers, deliveries), max_size=3))),
+        draw(st.integers(0, sequence)),
+    )
 
 
 json_publishes = publishes(as_json=True)
-commands = controls | publishes()
+json_commits = commits(as_json=True)
+commands = controls | publishes() | commits()
 
 results = st.recursive(
     st.none() | bits | st.integers(-NUMBER_MAX, NUMBER_MAX) | finite | texts,
@@ -211,7 +271,23 @@ control_replies = (
         message_bytes_max=counts,
         compression=texts,
     )
-    | st.builds(m.Confirmed, request=requests, offset=numbers, sequence=numbers, duplicate=bits, dropped=counts)
+    | st.builds(
+        m.Confirmed,
+        request=requests,
+        offset=numbers,
+        sequence=numbers,
+        duplicate=bits,
+        dropped=counts,
+        due_us=numbers,
+        duplicates=duplicates,
+    )
+    | st.builds(
+        m.Committed,
+        request=requests,
+        offset=numbers,
+        duplicate=bits,
+        stored=st.lists(st.builds(m.Stored, counts, numbers, counts, numbers, duplicates), max_size=3).map(tuple),
+    )
     | st.builds(m.Done, request=requests, result=results)
     | st.builds(m.Failed, request=requests_or_none, code=counts, text=texts)
     | st.builds(m.Drained, subscription=numbers)
@@ -241,6 +317,8 @@ def plain(message: object) -> object:
     """A message in a form that compares by value: batches as their bytes, refusals as their text."""
     if isinstance(message, m.Publish):
         return ("publish", *_fields_but(message, "batch"), bytes(message.batch.data))
+    if isinstance(message, m.Commit):
+        return ("commit", *_fields_but(message, "publishes"), *map(plain, message.publishes))
     if isinstance(message, m.Deliver):
         return ("deliver", *_fields_but(message, "parts"), b"".join(message.parts))
     if isinstance(message, m.Refused):
@@ -260,31 +338,42 @@ def frame(buffers: list[bytes | memoryview]) -> Frame:
 
 def json_line(command: m.Command) -> bytes:
     """The line that a JSON client sends for `command`; what has its default is left out of a publish."""
-    if not isinstance(command, m.Publish):
-        return msgspec.json.encode(command) + b"\n"
-    shown: dict[str, object] = {
-        "type": "publish",
-        "request": command.request,
-        "queue": command.queue,
-        "sequence": command.sequence,
-        "oldest": command.oldest,
-        "priority": command.batch.priority,
-    }
+    if isinstance(command, m.Publish):
+        numbered = {name: getattr(command, name) for name in ("request", "queue", "sequence", "oldest")}
+        return msgspec.json.encode({"type": "publish"} | numbered | _json_publish(command)) + b"\n"
+    if isinstance(command, m.Commit):
+        shown = {name: getattr(command, name) for name in command.__struct_fields__}
+        publishes = [_json_publish(one) for one in command.publishes]
+        return msgspec.json.encode({"type": "commit"} | shown | {"publishes": publishes}) + b"\n"
+    if isinstance(command, m.SetSchedule):
+        shown = msgspec.to_builtins(command)
+        return msgspec.json.encode(shown | {"body_base64": shown.pop("body")}) + b"\n"
+    return msgspec.json.encode(command) + b"\n"
+
+
+def _json_publish(command: m.Publish) -> dict[str, object]:
+    shown: dict[str, object] = {"queue": command.queue, "priority": command.batch.priority}
     if command.batch.ttl_ms:
         shown["ttl_ms"] = command.batch.ttl_ms
     if command.to_topic:
         shown["to_topic"] = True
-    return msgspec.json.encode(shown | {"messages": _json_messages(command)}) + b"\n"
+    if command.delay_ms:
+        shown["delay_ms"] = command.delay_ms
+    if command.due_us:
+        shown["due_us"] = command.due_us
+    return shown | {"messages": _json_messages(command)}
 
 
 def _json_messages(publish: m.Publish) -> list[dict[str, object]]:
-    batch, found = publish.batch, list[dict[str, object]]()
+    batch, found, none = publish.batch, list[dict[str, object]](), bytes(HASH_BYTES)
     for body, one, key in zip(batch.bodies(), batch.headers(), batch.keys or [0] * batch.count, strict=True):
         message: dict[str, object] = {"body_base64": base64.b64encode(body).decode(), "headers": one}
         if key:
             message["key"] = one.pop("key")
         if publish.to_topic:
             del one["topic"]
+        if hashed := publish.dedup[len(found) * HASH_BYTES :][:HASH_BYTES]:
+            message["dedup_id"] = next(name for name in DEDUP_IDS if (dedup_hash(name) if name else none) == hashed)
         found.append(message)
     return found
 

@@ -37,20 +37,28 @@ def test_a_command_survives_the_binary_codec(command: m.Command) -> None:
     assert s.plain(s.through_binary(command)) == s.plain(command)
 
 
-@given(s.controls | s.json_publishes)
+@given(s.controls | s.json_publishes | s.json_commits)
 def test_a_command_survives_the_json_codec(command: m.Command) -> None:
     got, expected = s.through_json(command), command
     if isinstance(command, m.Publish):
-        # Headers may come in another order, so compare what the messages are.
         assert isinstance(got, m.Publish)
         assert said(got) == said(command)
+    elif isinstance(command, m.Commit):
+        assert isinstance(got, m.Commit)
+        assert (got.request, got.epoch, got.sequence, got.oldest) == (
+            *(command.request, command.epoch, command.sequence, command.oldest),
+        )
+        assert list(map(said, got.publishes)) == list(map(said, command.publishes))
+        assert got.acks == command.acks
     else:
         assert got == expected
 
 
 def said(publish: m.Publish) -> tuple[object, ...]:
+    """What a publish is; headers may come in another order, so compare the messages."""
     batch = publish.batch
     return (
+        *(publish.delay_ms, publish.due_us, publish.dedup),
         *(publish.request, publish.queue, publish.sequence, publish.oldest, publish.to_topic),
         *(batch.priority, batch.ttl_ms, list(batch.keys or ())),
         *(batch.bodies(), list(batch.headers())),
@@ -78,7 +86,7 @@ def test_a_delivery_in_json_has_every_message(deliver: m.Deliver) -> None:
     assert (got["type"], got["subscription"], got["delivery"]) == ("deliver", deliver.subscription, deliver.delivery)
     assert [message["sequence"] for message in got["messages"]] == [deliver.sequence + at for at in range(batch.count)]
     found = [msgspec.convert(message, m.JsonNewMessage, strict=False) for message in got["messages"]]
-    assert [json_lines._body(message) for message in found] == batch.bodies()
+    assert [json_lines._body(message.body, message.body_base64) for message in found] == batch.bodies()
 
 
 def test_a_lost_field_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,7 +322,7 @@ def test_objects_are_never_many_times_larger_than_the_limits_allow() -> None:
 @given(st.integers(0, 255), st.integers(0, 255), st.binary(max_size=80))
 def test_any_frame_is_a_command_a_refusal_or_malformed(kind: int, flags: int, body: bytes) -> None:
     for decode in (binary.decode_command, binary.decode_reply):
-        for known in (kind, kind % 6):
+        for known in (kind, kind % 7):
             try:
                 decode((known, flags, memoryview(body)))
                 decode((known, 0, memoryview(body)))
@@ -338,7 +346,7 @@ def test_any_change_of_a_good_frame_is_a_command_a_refusal_or_malformed(
         return
 
 
-@given(s.controls | s.json_publishes, st.data())
+@given(s.controls | s.json_publishes | s.json_commits, st.data())
 def test_any_change_of_a_good_line_is_a_command_a_refusal_or_malformed(command: m.Command, data: st.DataObject) -> None:
     hurt = bytearray(s.json_line(command)[:-1])
     for _ in range(data.draw(st.integers(1, 3))):
@@ -353,7 +361,11 @@ PUBLISH_OF_ONE = bytes(s.frame(binary.encode_publish(7, b"q", 1, [*pack([b"x"])]
 
 
 @pytest.mark.parametrize(
-    ("flags", "size"), [(0, 0), (0, 19), (0, 21), (0, 24), (1, 24), (2, 0), (2, 20), (2, 23), (3, 20), (3, 25)]
+    ("flags", "size"),
+    [
+        *((0, 0), (0, 19), (0, 21), (0, 24), (1, 24), (2, 0), (2, 20), (2, 23), (3, 20), (3, 25)),
+        *((4, 20), (4, 27), (4, 29), (6, 28), (6, 33), (8, 20), (8, 23), (8, 40), (14, 35), (14, 37), (16, 20)),
+    ],
 )
 def test_a_confirm_has_the_size_that_its_flags_say(flags: int, size: int) -> None:
     with pytest.raises(MalformedFrame):
@@ -373,10 +385,12 @@ def test_frames_that_cannot_be_are_malformed() -> None:
         (Kind.CREDIT, 1, binary.CREDIT.pack(1, 0, 0, 0, -1)),
         (Kind.ACK, 1, binary.ACK.pack(1, 1) + bytes(16)),
         (Kind.CONTROL, 1, b"\x81\xa4type\xa4ping"),
-        *((Kind.PUBLISH, flags, PUBLISH_OF_ONE) for flags in (2, 3, 0x80, 0x81, 0xFF)),
+        *((Kind.PUBLISH, flags, PUBLISH_OF_ONE) for flags in (0x10, 0x11, 0x80, 0x81, 0xFF)),
         (Kind.CONFIRMED, 0, bytes(20)),
         (Kind.DELIVER, 0, bytes(60)),
-        (6, 0, b""),
+        (Kind.COMMIT, 0, bytes(31)),
+        (Kind.COMMIT, 1, binary.COMMIT.pack(1, 1, 1, 1, 1) + b"\x90"),
+        (7, 0, b""),
     ):
         with pytest.raises(MalformedFrame):
             binary.decode_command((kind, flags, memoryview(body)))
@@ -429,7 +443,7 @@ def test_times_keep_their_microseconds() -> None:
 
 def test_the_head_of_a_frame_is_as_documented() -> None:
     assert HEAD.size == 8
-    assert [kind.value for kind in Kind] == [0, 1, 2, 3, 4, 5]
+    assert [kind.value for kind in Kind] == [0, 1, 2, 3, 4, 5, 6]
 
 
 def commas_outside_of_strings(text: str) -> int:

@@ -5,9 +5,11 @@ from typing import Final
 
 import msgspec
 
+from vibemq.batch import pack_headers
 from vibemq.errors import InvalidRequest, MalformedFrame, RequestError
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import (
+    HASH_BYTES,
     NUMBER_MAX,
     PRODUCER_MAX,
     RUNS_MAX,
@@ -15,6 +17,7 @@ from vibemq.protocol.fields import (
     RequestOrNone,
     check_name,
     check_pattern,
+    check_topic,
 )
 
 REFUSAL_TEXT_MAX: Final = 300
@@ -81,6 +84,40 @@ def check_deliveries(deliveries: tuple[tuple[int, int], ...]) -> None:
             raise InvalidRequest(f"({first}, {end}) is no run of delivery numbers: 1 <= first < end <= {NUMBER_MAX}")
 
 
+def check_extras(count: int, delay_ms: int, due_us: int, dedup: bytes) -> None:
+    """Check what a publish of `count` messages says besides its batch, from either codec.
+
+    Raises:
+        InvalidRequest: a delay and a due time, numbers out of range, or hashes that are not one for each message.
+    """
+    if delay_ms and due_us:
+        raise InvalidRequest("a publish has a delay_ms or a due_us, not both")
+    if delay_ms > NUMBER_MAX or due_us > NUMBER_MAX:
+        raise InvalidRequest(f"a delay_ms and a due_us are at most {NUMBER_MAX}")
+    if dedup and len(dedup) != count * HASH_BYTES:
+        raise InvalidRequest(
+            f"{len(dedup) // HASH_BYTES} hashes of dedup ids are not one for each of {count} messages; "
+            f"a message without an id has {HASH_BYTES} zeros"
+        )
+
+
+def check_commit(request: int, epoch: int, sequence: int, oldest: int, acks: tuple[m.TransactionAck, ...]) -> None:
+    """Check a Commit that came from either codec, but for its publishes.
+
+    Raises:
+        InvalidRequest: numbers out of range, no runs, too many of them in all, or runs that are none.
+    """
+    if not request or epoch > NUMBER_MAX or sequence > NUMBER_MAX or oldest > sequence:
+        raise InvalidRequest(
+            f"a commit needs a request above 0, an epoch and a sequence of at most {NUMBER_MAX}, "
+            f"and an oldest not above the sequence"
+        )
+    if sum(len(ack.deliveries) for ack in acks) > RUNS_MAX:
+        raise InvalidRequest(f"a commit has at most {RUNS_MAX} runs of deliveries in all: use several transactions")
+    for ack in acks:
+        check_deliveries(ack.deliveries)
+
+
 def checked(command: m.Command) -> m.Command | m.Refused:
     """The command, or its refusal when it breaks a rule that its types cannot state. A reason too long is cut."""
     try:
@@ -104,6 +141,11 @@ def _check(command: m.Command) -> None:
             for name, value in command.settings.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     raise InvalidRequest(f"setting {name[:40]!r} is {value}, which is no number")
+        case m.Reschedule():
+            if command.delay_ms and command.due_us:
+                raise InvalidRequest("a message waits for another delay_ms or until another due_us, not both")
+        case m.SetSchedule():
+            pack_headers(command.headers)
         case _:
             pass
 
@@ -123,5 +165,9 @@ def _check_names(command: m.Command) -> None:
             check_name(command.name)
         case m.Undelete(name=name) | m.Redrive(target=name) if name:
             check_name(name)
+        case m.SetSchedule():
+            check_name(command.name, "schedule")
+            if command.to_topic:
+                check_topic(command.queue)
         case _:
             pass

@@ -26,6 +26,10 @@ TEXT_MAX: Final = 4096
 """Characters of a text for people that a client sends."""
 RUNS_MAX: Final = 1024
 """Runs of delivery numbers in one message: settling each takes the broker 10 to 20 us, in one go for all."""
+PUBLISHES_MAX: Final = 4096
+"""Publishes in one commit: the broker carries them out in one go, too."""
+HASH_BYTES: Final = 16
+"""Bytes of a hashed dedup id."""
 CONTROL_BYTES_MAX: Final = 1 << 20
 """The largest control frame that a client may send: its parts become objects, many times as large as their bytes."""
 ELEMENTS_MAX: Final = 1 << 14

@@ -35,6 +35,7 @@ class Kind(enum.IntEnum):
     DELIVER = 3
     ACK = 4
     CREDIT = 5
+    COMMIT = 6
 
 
 class FrameReader:

@@ -1,14 +1,15 @@
 """The JSON codec: one object a line, for people with netcat and for languages without MessagePack.
 
-It says the same as the binary codec. Only Publish and Deliver differ: their batch is a list of messages, which is
-packed into the canonical layout on the way in, with the hashes of its keys, and unpacked on the way out. Bytes in a
-Done.result become base64, but for the `body` of a message, which becomes `body` or `body_base64` as it does in Deliver.
+It says the same as the binary codec. Only Publish, Commit and Deliver differ: a batch is a list of messages, which is
+packed into the canonical layout on the way in, with the hashes of its keys and dedup ids, and unpacked on the way out.
+Bytes in a Done.result become base64, but for the `body` of a message or schedule, which becomes `body` or `body_base64`
+as it does in Deliver; they come in as either, too.
 """
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final, Union, get_args
 
 import msgspec
 
@@ -17,11 +18,14 @@ from vibemq.batch import Batch
 from vibemq.errors import FrameTooLong, InvalidRequest, ProtocolError, RequestError
 from vibemq.protocol import messages as m
 from vibemq.protocol.binary import ControlCommand
-from vibemq.protocol.checks import BAD_INPUT, checked, refuse_json
-from vibemq.protocol.fields import ELEMENTS_MAX, check_name, check_topic
-from vibemq.protocol.keys import key_hash
+from vibemq.protocol.checks import BAD_INPUT, check_commit, check_extras, checked, refuse_json
+from vibemq.protocol.fields import ELEMENTS_MAX, HASH_BYTES, check_name, check_topic
+from vibemq.protocol.keys import dedup_hash, key_hash
 
-_command_decoder = msgspec.json.Decoder(ControlCommand | m.JsonPublish)
+_ALIKE: Final = tuple(kind for kind in get_args(ControlCommand) if kind is not m.SetSchedule)
+_command_decoder: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(
+    Union[*_ALIKE, m.JsonPublish, m.JsonCommit, m.JsonSetSchedule]
+)
 _encoder = msgspec.json.Encoder()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_US: Final = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
@@ -85,31 +89,60 @@ def decode_command(line: bytes) -> m.Command | m.Refused:
     if line.count(b",") > ELEMENTS_MAX and _has_too_many_elements(line):
         return refuse_json(line, InvalidRequest(f"more than {ELEMENTS_MAX} elements: send fewer messages at a time"))
     try:
-        command: m.Command | m.JsonPublish = _command_decoder.decode(line)
+        command = _command_decoder.decode(line)
     except BAD_INPUT as problem:
         return refuse_json(line, problem)
-    if not isinstance(command, m.JsonPublish):
-        return checked(command)
     try:
-        return _publish(command)
+        match command:
+            case m.JsonPublish():
+                return _numbered_publish(command)
+            case m.JsonCommit():
+                return _commit(command)
+            case m.JsonSetSchedule():
+                command = _set_schedule(command)
     except RequestError as problem:
         return m.Refused(command.request, problem)
+    return checked(command)
 
 
-def _publish(ask: m.JsonPublish) -> m.Publish:
+def _numbered_publish(ask: m.JsonPublish) -> m.Publish:
+    if ask.oldest > ask.sequence:
+        raise InvalidRequest("oldest must not be above sequence")
+    return _publish(ask, ask.request, ask.sequence, ask.oldest)
+
+
+def _publish(ask: m.JsonPublishPart, request: int = 0, sequence: int = 0, oldest: int = 0) -> m.Publish:
     """What a client library would have sent: keys and the topic are headers too."""
     if ask.to_topic:
         check_topic(ask.queue)
     else:
         check_name(ask.queue)
-    if ask.oldest > ask.sequence:
-        raise InvalidRequest("oldest must not be above sequence")
     topic = {"topic": ask.queue} if ask.to_topic else {}
-    bodies = [_body(message) for message in ask.messages]
+    bodies = [_body(message.body, message.body_base64) for message in ask.messages]
     headers = [message.headers | topic | ({"key": message.key} if message.key else {}) for message in ask.messages]
     keys = [key_hash(message.key) if message.key else 0 for message in ask.messages]
     batch = Batch(b"".join(batches.pack(bodies, headers, ask.priority, ask.ttl_ms, keys)))
-    return m.Publish(ask.request, ask.queue, ask.sequence, batch, ask.oldest, ask.to_topic)
+    dedup = _dedup(ask.messages)
+    check_extras(batch.count, ask.delay_ms, ask.due_us, dedup)
+    return m.Publish(request, ask.queue, sequence, batch, oldest, ask.to_topic, ask.delay_ms, ask.due_us, dedup)
+
+
+def _dedup(messages: Sequence[m.JsonNewMessage]) -> bytes:
+    if not any(message.dedup_id for message in messages):
+        return b""
+    none = bytes(HASH_BYTES)
+    return b"".join(dedup_hash(message.dedup_id) if message.dedup_id else none for message in messages)
+
+
+def _commit(ask: m.JsonCommit) -> m.Commit:
+    check_commit(ask.request, ask.epoch, ask.sequence, ask.oldest, ask.acks)
+    return m.Commit(ask.request, ask.epoch, ask.sequence, tuple(map(_publish, ask.publishes)), ask.acks, ask.oldest)
+
+
+def _set_schedule(ask: m.JsonSetSchedule) -> m.SetSchedule:
+    said = {name: getattr(ask, name) for name in m.SetSchedule.__struct_fields__}
+    has_none = ask.body is None and ask.body_base64 is None
+    return m.SetSchedule(**said | {"body": b"" if has_none else _body(ask.body, ask.body_base64)})
 
 
 def _has_too_many_elements(line: bytes) -> bool:
@@ -122,13 +155,13 @@ def _has_too_many_elements(line: bytes) -> bool:
     return len(parts) > 4 * ELEMENTS_MAX or b"".join(parts[::2]).count(b",") > ELEMENTS_MAX
 
 
-def _body(message: m.JsonNewMessage) -> bytes:
-    if (message.body is None) == (message.body_base64 is None):
+def _body(text: str | None, encoded: str | None) -> bytes:
+    if (text is None) == (encoded is None):
         raise InvalidRequest("a message needs either a body or a body_base64")
-    if message.body is not None:
-        return message.body.encode()
+    if text is not None:
+        return text.encode()
     try:
-        return base64.b64decode(message.body_base64 or "", validate=True)
+        return base64.b64decode(encoded or "", validate=True)
     except ValueError as problem:  # binascii.Error, or characters that are not ASCII
         raise InvalidRequest(f"body_base64 is no base64: {problem}") from None
 
@@ -183,8 +216,10 @@ def encode_reply(reply: m.Reply) -> list[bytes | memoryview]:
         messages = [msgspec.Raw(_encoder.encode(message)) for message in json_messages(None, reply)]
         line = {"type": "deliver", "subscription": reply.subscription, "delivery": reply.delivery, "messages": messages}
         return [_encoder.encode(line) + b"\n"]
-    if isinstance(reply, m.Done) and isinstance(reply.result, list):
-        reply = m.Done(request=reply.request, result=[_with_json_body(item) for item in reply.result])
+    if isinstance(reply, m.Done) and isinstance(reply.result, list | dict):
+        result = reply.result
+        shown = [_with_json_body(item) for item in result] if isinstance(result, list) else _with_json_body(result)
+        reply = m.Done(request=reply.request, result=shown)
     return [_encoder.encode(reply) + b"\n"]
 
 

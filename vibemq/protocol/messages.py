@@ -13,6 +13,7 @@ import msgspec
 from vibemq.batch import MESSAGES_MAX, PRIORITY_NORMAL, Batch
 from vibemq.errors import RequestError
 from vibemq.protocol.fields import (
+    PUBLISHES_MAX,
     RUNS_MAX,
     Count,
     Deliveries,
@@ -423,6 +424,7 @@ class SetSchedule(Control, frozen=True, kw_only=True):
     queue: str
     to_topic: bool = False
     body: bytes = b""
+    """In JSON `body` is a text, or `body_base64` is there in its place, as in a message."""
     headers: dict[str, Any] = {}
     priority: Priority = PRIORITY_NORMAL
     ttl_ms: Duration = 0
@@ -751,5 +753,12 @@ class JsonCommit(Control, frozen=True, kw_only=True, tag="commit"):
     epoch: Number
     sequence: Number = 0
     oldest: Number = 0
-    publishes: Annotated[tuple[JsonPublishPart, ...], msgspec.Meta(max_length=MESSAGES_MAX)] = ()
+    publishes: Annotated[tuple[JsonPublishPart, ...], msgspec.Meta(max_length=PUBLISHES_MAX)] = ()
     acks: Annotated[tuple[TransactionAck, ...], msgspec.Meta(max_length=RUNS_MAX)] = ()
+
+
+class JsonSetSchedule(SetSchedule, frozen=True, kw_only=True, tag="set-schedule"):
+    """SetSchedule in JSON: the body as that of a message."""
+
+    body: str | None = None  # type: ignore[assignment]  # what it is called matters more than what it descends from
+    body_base64: str | None = None
