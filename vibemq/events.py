@@ -410,11 +410,11 @@ class Cancelled(Event, frozen=True):
 
 
 class DedupForgotten(Event, frozen=True):
-    """The oldest ids of a queue are older than its window, and forgotten: those of all slices up to `slice`."""
+    """The oldest dedup ids of a queue are older than its window, and forgotten: what records below `below` brought."""
 
     TAG = Tag.DEDUP_FORGOTTEN
     queue: int
-    slice: int
+    below: int
 
 
 class ProducersForgotten(Event, frozen=True):

@@ -10,6 +10,7 @@ from vibemq.projections import part as parts
 from vibemq.projections.audit import Audit
 from vibemq.projections.bindings import Bindings
 from vibemq.projections.dead_letter import DeadLetters
+from vibemq.projections.dedup import Dedup
 from vibemq.projections.part import Part
 from vibemq.projections.producers import Producers
 from vibemq.projections.queue import Queue
@@ -32,6 +33,7 @@ class Projector:
         self.bindings = Bindings()
         """The index of the patterns that the queues have; no part, it follows from them."""
         self.dead: dict[int, DeadLetters] = {}
+        self.dedup = Dedup()
         self._settled_offset = 0  # below it a part may be missing: the checkpoint was taken after its end
         # What is not listed concerns the audit alone.
         self._apply: dict[type[e.Event], Callable[[int, int, Any], None]] = {
@@ -54,6 +56,7 @@ class Projector:
             e.Routed: self._routed,
             e.MadeReady: self._made_ready,
             e.ProducersForgotten: self._producers_forgotten,
+            e.DedupForgotten: self._dedup_forgotten,
             e.Subscribed: self._subscribed,
             e.Unsubscribed: self._unsubscribed,
             e.Delivered: self._delivered,
@@ -92,6 +95,7 @@ class Projector:
         for number in sorted(self.dead):
             if (dead := self.dead.get(number)) is not None:
                 yield dead
+        yield from self.dedup.parts()
         yield self.audit
 
     def digests(self) -> dict[str, str]:
@@ -128,6 +132,8 @@ class Projector:
                 self.bindings.add(queue.id, pattern)
         elif kind == "dead":
             self.dead[int(number)] = DeadLetters.restore(snapshot, as_of)
+        elif kind == "dedup":
+            self.dedup.restored(snapshot, as_of)
         else:
             raise FormatUnsupported(f"a checkpoint holds a part {key!r} that this version does not know")
 
@@ -213,6 +219,7 @@ class Projector:
     def _queue_deleted(self, offset: int, time_us: int, event: e.QueueDeleted) -> None:
         if not event.until_us:
             self.dead.pop(event.queue, None)
+            self.dedup.gone(event.queue)
             if gone := self.queues.pop(event.queue, None):
                 for pattern in gone.patterns:
                     self.bindings.discard(gone.id, pattern)
@@ -259,6 +266,8 @@ class Projector:
     def _published(self, offset: int, time_us: int, event: e.Published) -> None:
         if queue := self._queue(event.queue, offset):
             queue.published(event)
+        if event.dedup:
+            self.dedup.published(offset, time_us, event)
         if event.producer and self._fresh(self.producers, offset):
             self.producers.published(offset, event)
 
@@ -278,6 +287,9 @@ class Projector:
     def _producers_forgotten(self, offset: int, time_us: int, event: e.ProducersForgotten) -> None:
         if self._fresh(self.producers, offset):
             self.producers.forgotten(event)
+
+    def _dedup_forgotten(self, offset: int, time_us: int, event: e.DedupForgotten) -> None:
+        self.dedup.forgotten(offset, event)
 
     def _subscribed(self, offset: int, time_us: int, event: e.Subscribed) -> None:
         if queue := self._queue(event.queue, offset):
