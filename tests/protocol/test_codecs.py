@@ -16,6 +16,7 @@ from vibemq import batch as batches
 from vibemq.batch import KEYS, TTL, Batch, pack
 from vibemq.errors import InvalidRequest, MalformedFrame, UsageError
 from vibemq.protocol import binary, json_lines
+from vibemq.protocol import json_shapes as shapes
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import (
     CONTROL_BYTES_MAX,
@@ -85,7 +86,7 @@ def test_a_delivery_in_json_has_every_message(deliver: m.Deliver) -> None:
     batch = Batch(b"".join(deliver.parts))
     assert (got["type"], got["subscription"], got["delivery"]) == ("deliver", deliver.subscription, deliver.delivery)
     assert [message["sequence"] for message in got["messages"]] == [deliver.sequence + at for at in range(batch.count)]
-    found = [msgspec.convert(message, m.JsonNewMessage, strict=False) for message in got["messages"]]
+    found = [msgspec.convert(message, shapes.JsonNewMessage, strict=False) for message in got["messages"]]
     assert [json_lines._body(message.body, message.body_base64) for message in found] == batch.bodies()
 
 

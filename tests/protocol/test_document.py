@@ -14,6 +14,7 @@ from vibemq.batch import pack
 from vibemq.declaration import Backoff, Mode, Overflow, QueueSettings
 from vibemq.events import DeadReason
 from vibemq.protocol import binary, fields, json_lines, session
+from vibemq.protocol import json_shapes as shapes
 from vibemq.protocol import messages as m
 from vibemq.protocol.frames import PREFACE, Kind
 from vibemq.protocol.keys import key_hash
@@ -112,7 +113,7 @@ def test_the_session_with_netcat_is_one_that_the_code_understands() -> None:
             if isinstance(command, m.Refused):
                 expected = m.Failed(request=command.request, code=command.error.code, text=command.error.text)
         elif b'"type":"deliver"' in line:
-            found = [msgspec.convert(one, m.JsonMessage) for one in msgspec.json.decode(line)["messages"]]
+            found = [msgspec.convert(one, shapes.JsonMessage) for one in msgspec.json.decode(line)["messages"]]
             assert b",".join(map(msgspec.json.encode, found)) in line
         else:
             reply = msgspec.json.decode(line, type=binary.ControlReply)

@@ -6,6 +6,7 @@ import msgspec
 
 from tests.sim.mail import KEY_OF
 from vibemq.batch import pack
+from vibemq.protocol import json_shapes as shapes
 from vibemq.protocol import messages as m
 from vibemq.protocol.binary import ControlReply
 
@@ -15,7 +16,7 @@ _encoder = msgspec.json.Encoder()
 class _Deliver(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="deliver"):
     subscription: int
     delivery: int
-    messages: list[m.JsonMessage]
+    messages: list[shapes.JsonMessage]
 
 
 _decoder = msgspec.json.Decoder(ControlReply | _Deliver)
@@ -45,11 +46,12 @@ def encode(command: m.Command) -> bytes:
     if isinstance(command, m.Publish):
         batch = command.batch
         keys = [KEY_OF[key] for key in batch.keys or (0,) * batch.count]
-        publish = m.JsonPublish(
+        publish = shapes.JsonPublish(
             request=command.request,
             queue=command.queue,
             messages=tuple(
-                m.JsonNewMessage(body=body.decode(), key=key) for body, key in zip(batch.bodies(), keys, strict=True)
+                shapes.JsonNewMessage(body=body.decode(), key=key)
+                for body, key in zip(batch.bodies(), keys, strict=True)
             ),
             sequence=command.sequence,
             oldest=command.oldest,

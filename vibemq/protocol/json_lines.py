@@ -16,6 +16,7 @@ import msgspec
 from vibemq import batch as batches
 from vibemq.batch import Batch
 from vibemq.errors import FrameTooLong, InvalidRequest, ProtocolError, RequestError
+from vibemq.protocol import json_shapes as shapes
 from vibemq.protocol import messages as m
 from vibemq.protocol.binary import ControlCommand
 from vibemq.protocol.checks import BAD_INPUT, check_commit, check_extras, checked, refuse_json
@@ -24,7 +25,7 @@ from vibemq.protocol.keys import dedup_hash, key_hash
 
 _ALIKE: Final = tuple(kind for kind in get_args(ControlCommand) if kind is not m.SetSchedule)
 _command_decoder: Final[msgspec.json.Decoder[Any]] = msgspec.json.Decoder(
-    Union[*_ALIKE, m.JsonPublish, m.JsonCommit, m.JsonSetSchedule]
+    Union[*_ALIKE, shapes.JsonPublish, shapes.JsonCommit, shapes.JsonSetSchedule]
 )
 _encoder = msgspec.json.Encoder()
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -94,24 +95,24 @@ def decode_command(line: bytes) -> m.Command | m.Refused:
         return refuse_json(line, problem)
     try:
         match command:
-            case m.JsonPublish():
+            case shapes.JsonPublish():
                 return _numbered_publish(command)
-            case m.JsonCommit():
+            case shapes.JsonCommit():
                 return _commit(command)
-            case m.JsonSetSchedule():
+            case shapes.JsonSetSchedule():
                 command = _set_schedule(command)
     except RequestError as problem:
         return m.Refused(command.request, problem)
     return checked(command)
 
 
-def _numbered_publish(ask: m.JsonPublish) -> m.Publish:
+def _numbered_publish(ask: shapes.JsonPublish) -> m.Publish:
     if ask.oldest > ask.sequence:
         raise InvalidRequest("oldest must not be above sequence")
     return _publish(ask, ask.request, ask.sequence, ask.oldest)
 
 
-def _publish(ask: m.JsonPublishPart, request: int = 0, sequence: int = 0, oldest: int = 0) -> m.Publish:
+def _publish(ask: shapes.JsonPublishPart, request: int = 0, sequence: int = 0, oldest: int = 0) -> m.Publish:
     """What a client library would have sent: keys and the topic are headers too."""
     if ask.to_topic:
         check_topic(ask.queue)
@@ -127,19 +128,19 @@ def _publish(ask: m.JsonPublishPart, request: int = 0, sequence: int = 0, oldest
     return m.Publish(request, ask.queue, sequence, batch, oldest, ask.to_topic, ask.delay_ms, ask.due_us, dedup)
 
 
-def _dedup(messages: Sequence[m.JsonNewMessage]) -> bytes:
+def _dedup(messages: Sequence[shapes.JsonNewMessage]) -> bytes:
     if not any(message.dedup_id for message in messages):
         return b""
     none = bytes(HASH_BYTES)
     return b"".join(dedup_hash(message.dedup_id) if message.dedup_id else none for message in messages)
 
 
-def _commit(ask: m.JsonCommit) -> m.Commit:
+def _commit(ask: shapes.JsonCommit) -> m.Commit:
     check_commit(ask.request, ask.epoch, ask.sequence, ask.oldest, ask.acks)
     return m.Commit(ask.request, ask.epoch, ask.sequence, tuple(map(_publish, ask.publishes)), ask.acks, ask.oldest)
 
 
-def _set_schedule(ask: m.JsonSetSchedule) -> m.SetSchedule:
+def _set_schedule(ask: shapes.JsonSetSchedule) -> m.SetSchedule:
     said = {name: getattr(ask, name) for name in m.SetSchedule.__struct_fields__}
     has_none = ask.body is None and ask.body_base64 is None
     return m.SetSchedule(**said | {"body": b"" if has_none else _body(ask.body, ask.body_base64)})
@@ -171,14 +172,14 @@ def rfc3339(time_us: int) -> str:
     return (_EPOCH + timedelta(microseconds=min(time_us, _LAST_US))).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def json_messages(queue: str | None, deliver: m.Deliver) -> Iterator[m.JsonMessage]:
+def json_messages(queue: str | None, deliver: m.Deliver) -> Iterator[shapes.JsonMessage]:
     """The messages of a delivery, in the shape of the public contract, lazily: never all of a large batch at once."""
     batch = Batch(b"".join(deliver.parts))
     published_at = rfc3339(deliver.time_us)
     for at, (body, packed) in enumerate(zip(batch.bodies(), batch.packed_headers(), strict=True)):
         text, encoded = _text_or_base64(body)
         headers, headers_base64 = headers_or_base64(packed)
-        yield m.JsonMessage(
+        yield shapes.JsonMessage(
             id=f"{deliver.offset}-{deliver.index + at}",
             queue=queue,
             sequence=deliver.sequence + at,

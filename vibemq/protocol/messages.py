@@ -10,17 +10,14 @@ from typing import Annotated, Any, TypeAlias
 
 import msgspec
 
-from vibemq.batch import MESSAGES_MAX, PRIORITY_NORMAL, Batch
+from vibemq.batch import Batch
 from vibemq.errors import RequestError
+from vibemq.protocol.control import Control
 from vibemq.protocol.fields import (
-    PUBLISHES_MAX,
-    RUNS_MAX,
     Count,
     Deliveries,
     Duplicates,
     Duration,
-    MessageIds,
-    Misfire,
     Number,
     OnDifference,
     Priority,
@@ -34,17 +31,36 @@ from vibemq.protocol.fields import (
     Wait,
     Word,
 )
+from vibemq.protocol.timed import (
+    Begin,
+    CancelDelayed,
+    DeleteSchedule,
+    ListDelayed,
+    ListSchedules,
+    PauseSchedule,
+    Reschedule,
+    Rollback,
+    SetSchedule,
+    ShowDelayed,
+)
+
+# Messages that have a file of their own: whoever imports this one finds all.
+__all__ = [
+    "Begin",
+    "CancelDelayed",
+    "Control",
+    "DeleteSchedule",
+    "ListDelayed",
+    "ListSchedules",
+    "PauseSchedule",
+    "Reschedule",
+    "Rollback",
+    "SetSchedule",
+    "ShowDelayed",
+]
 
 VERSION = 1
 """The protocol version that this code speaks."""
-
-
-def _kebab(name: str) -> str:
-    return "".join(f"-{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("-")
-
-
-class Control(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=_kebab):
-    """Base of what travels as a map: MessagePack in the binary codec, an object in JSON."""
 
 
 # --- from the client ------------------------------------------------------------------------------------------------
@@ -89,16 +105,6 @@ class TransactionAck(msgspec.Struct, frozen=True, array_like=True):
     deliveries: Deliveries
 
 
-class Begin(Control, frozen=True, kw_only=True):
-    """Begin an attempt at a transaction, which ends after `timeout_ms` (0: the broker's longest) if not committed.
-
-    What is published and acked in it comes with Commit. Done.result: {"epoch", "timeout_ms"}.
-    """
-
-    request: Request
-    timeout_ms: Duration = 0
-
-
 class Commit(msgspec.Struct, frozen=True):
     """Carry out all of this, or nothing, as attempt `epoch` of a transaction that is this connection's.
 
@@ -112,13 +118,6 @@ class Commit(msgspec.Struct, frozen=True):
     publishes: tuple[Publish, ...]
     acks: tuple[TransactionAck, ...]
     oldest: int = 0
-
-
-class Rollback(Control, frozen=True, kw_only=True):
-    """End an attempt at a transaction without doing anything of it."""
-
-    request: Request
-    epoch: Number
 
 
 class Subscribe(Control, frozen=True, kw_only=True):
@@ -222,7 +221,7 @@ class Declare(Control, frozen=True, kw_only=True):
 
     request: Request
     queue: str
-    settings: Settings = {}
+    settings: Settings = msgspec.field(default_factory=dict)
     on_difference: OnDifference = "fail"
 
 
@@ -366,101 +365,6 @@ class Redrive(Control, frozen=True, kw_only=True):
     error: Text = ""
     since_us: Number = 0
     until_us: Number = 0
-
-
-class ListDelayed(Control, frozen=True, kw_only=True):
-    """Ask for messages of a queue that wait for their time, the first due first, from after `after` on.
-
-    Done.result: {"messages": [{"id", "due_at", "published_at", "bytes"}], "count": all there are, "next": what to ask
-    `after` next, or null}. `after` is (due us, offset, index), all that a message needs to be found again.
-    """
-
-    request: Request
-    queue: str
-    after: tuple[Number, Number, Number] = (0, 0, 0)
-    count: Count = 100
-
-
-class ShowDelayed(Control, frozen=True, kw_only=True):
-    """Ask for one message that waits for its time, with body and headers. Done.result: as Peek, and "due_at"."""
-
-    request: Request
-    queue: str
-    id: Word
-
-
-class CancelDelayed(Control, frozen=True, kw_only=True):
-    """Take messages back that wait for their time: all, or with UnknownMessage none. Done.result: {"count": n}."""
-
-    request: Request
-    queue: str
-    ids: MessageIds
-
-
-class Reschedule(Control, frozen=True, kw_only=True):
-    """Let messages wait for another time: `delay_ms` from now on, or until `due_us`; neither: they are ready at once.
-
-    All of them, or with UnknownMessage none. Done.result: {"count": n, "due_us": t}.
-    """
-
-    request: Request
-    queue: str
-    ids: MessageIds
-    delay_ms: Number = 0
-    due_us: Number = 0
-
-
-class SetSchedule(Control, frozen=True, kw_only=True):
-    """Publish a message again and again: make a schedule, or change the one of that name.
-
-    Either `cron`, five fields, in time zone `zone`, or `every_ms`, counted from `start_us` (0: now). Nothing before
-    `start_us`, and nothing from `end_us` on (0: no end), nor after `times` messages (0: any number). `misfire` says
-    what becomes of the times at which the broker was away: "skip" them, make up for all of them "once", or for "all".
-    Done.result: what ListSchedules gives of it.
-    """
-
-    request: Request
-    name: Word
-    queue: str
-    to_topic: bool = False
-    body: bytes = b""
-    """In JSON `body` is a text, or `body_base64` is there in its place, as in a message."""
-    headers: dict[str, Any] = {}
-    priority: Priority = PRIORITY_NORMAL
-    ttl_ms: Duration = 0
-    cron: Word = ""
-    zone: Word = "UTC"
-    every_ms: Duration = 0
-    start_us: Number = 0
-    end_us: Number = 0
-    times: Number = 0
-    misfire: Misfire = "once"
-
-
-class ListSchedules(Control, frozen=True, kw_only=True):
-    """Ask for all schedules, or the one of a `name`.
-
-    Done.result: a list of {"name", "queue", "to_topic", "cron", "zone", "every_ms", "start_us", "end_us", "times",
-    "misfire", "paused", "fired", "missed", "last_us", "next_us", "body", "headers", "priority", "ttl_ms"}.
-    """
-
-    request: Request
-    name: Word | None = None
-
-
-class PauseSchedule(Control, frozen=True, kw_only=True):
-    """Pause a schedule, or let it go on: what would have been in between is not made up for. Done.result: as of Set."""
-
-    request: Request
-    name: Word
-    paused: bool = True
-
-
-class DeleteSchedule(Control, frozen=True, kw_only=True):
-    """Delete a schedule."""
-
-    request: Request
-    name: Word
 
 
 class Flush(Control, frozen=True, kw_only=True):
@@ -691,74 +595,3 @@ Reply: TypeAlias = (
     | Pong
     | Goodbye
 )
-
-# --- JSON shapes of what is opaque bytes in the binary codec --------------------------------------------------------
-
-
-class JsonNewMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that a client sends in JSON: one of `body` (text) and `body_base64`."""
-
-    body: str | None = None
-    body_base64: str | None = None
-    headers: dict[str, str | int | float | bool | None] = {}
-    dedup_id: str = ""
-    """Another message with the same, in the queue's dedup window, is not stored; empty: it has none."""
-    key: Word = ""
-    """Messages of one key stay in order, in a queue that has `order_by_key`. It becomes the header `key`."""
-
-
-class JsonMessage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A message that the broker sends in JSON: the body as text, or as base64 where it is not UTF-8.
-
-    Headers that are no map from text to plain values come as `headers_base64`: a producer's mistake stays visible.
-    """
-
-    body: str | None = None
-    body_base64: str | None = None
-    headers: dict[str, Any] = {}
-    headers_base64: str | None = None
-    id: str | None = None
-    queue: str | None = None
-    sequence: int | None = None
-    attempt: int | None = None
-    redelivered: bool | None = None
-    published_at: str | None = None
-
-
-class JsonPublishPart(msgspec.Struct, frozen=True, kw_only=True):
-    """A batch in JSON: what JsonPublish has, without what numbers it."""
-
-    queue: str
-    messages: Annotated[tuple[JsonNewMessage, ...], msgspec.Meta(min_length=1, max_length=MESSAGES_MAX)]
-    priority: Priority = PRIORITY_NORMAL
-    ttl_ms: Duration = 0
-    to_topic: bool = False
-    """`queue` is a topic, and becomes the header `topic` of each message."""
-    delay_ms: Number = 0
-    due_us: Number = 0
-
-
-class JsonPublish(JsonPublishPart, frozen=True, kw_only=True, tag_field="type", tag="publish"):
-    """Publish in JSON."""
-
-    request: Request
-    sequence: Number = 0
-    oldest: Number = 0
-
-
-class JsonCommit(Control, frozen=True, kw_only=True, tag="commit"):
-    """Commit in JSON. The `request` of each of its publishes means nothing, and need not be there."""
-
-    request: Request
-    epoch: Number
-    sequence: Number = 0
-    oldest: Number = 0
-    publishes: Annotated[tuple[JsonPublishPart, ...], msgspec.Meta(max_length=PUBLISHES_MAX)] = ()
-    acks: Annotated[tuple[TransactionAck, ...], msgspec.Meta(max_length=RUNS_MAX)] = ()
-
-
-class JsonSetSchedule(SetSchedule, frozen=True, kw_only=True, tag="set-schedule"):
-    """SetSchedule in JSON: the body as that of a message."""
-
-    body: str | None = None  # type: ignore[assignment]  # what it is called matters more than what it descends from
-    body_base64: str | None = None
