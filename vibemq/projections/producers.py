@@ -16,7 +16,8 @@ BATCHES_REMEMBERED: Final = 1024
 class Accepted(NamedTuple):
     """A batch that was stored: the producer's sequence of its first message, and what was confirmed for it.
 
-    The last `dropped` of its `messages` were not stored.
+    The last `dropped` of its `messages` were not stored. A transaction has 0 `messages`, and takes one sequence; what
+    was confirmed for it is in its record.
     """
 
     first: int
@@ -64,11 +65,17 @@ class Producers:
             messages, dropped = event.count + event.dropped, event.dropped
         else:  # routed to nobody, as none had room: dropped
             messages, dropped = event.count, 0 if event.targets else event.count
+        self._accept(event, Accepted(event.producer_sequence, messages, offset, event.sequence, dropped))
+
+    def committed(self, offset: int, event: e.TransactionCommitted) -> None:
+        """Remember a transaction."""
+        self._accept(event, Accepted(event.producer_sequence, 0, offset, 0))
+
+    def _accept(self, event: e.Published | e.Routed | e.TransactionCommitted, accepted: Accepted) -> None:
         producer = self.known.pop(event.producer, None) or Producer()
         self.known[event.producer] = producer
-        first = event.producer_sequence
-        producer.batches.append(Accepted(first, messages, offset, event.sequence, dropped))
-        producer.highest = max(producer.highest, first + messages - 1)
+        producer.batches.append(accepted)
+        producer.highest = max(producer.highest, accepted.first + max(1, accepted.messages) - 1)
         if event.producer_oldest > producer.oldest:
             producer.oldest = oldest = event.producer_oldest
             while producer.batches[0].first < oldest:  # the batch itself is not below it

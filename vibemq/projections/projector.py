@@ -34,6 +34,7 @@ class Projector:
         """The index of the patterns that the queues have; no part, it follows from them."""
         self.dead: dict[int, DeadLetters] = {}
         self.dedup = Dedup()
+        self._several: set[Part] | None = None  # parts that take the event at hand, which has several things for them
         self._settled_offset = 0  # below it a part may be missing: the checkpoint was taken after its end
         # What is not listed concerns the audit alone.
         self._apply: dict[type[e.Event], Callable[[int, int, Any], None]] = {
@@ -54,6 +55,7 @@ class Projector:
             e.Unbound: self._unbound,
             e.Published: self._published,
             e.Routed: self._routed,
+            e.TransactionCommitted: self._transaction_committed,
             e.MadeReady: self._made_ready,
             e.ProducersForgotten: self._producers_forgotten,
             e.DedupForgotten: self._dedup_forgotten,
@@ -148,17 +150,11 @@ class Projector:
         if queue is None:
             assert offset < self._settled_offset, f"event {offset} is about queue {number}, which is not there"
             return None
-        if queue.as_of > offset:
-            return None
-        queue.as_of = offset + 1
-        return queue
+        return queue if self._fresh(queue, offset) else None
 
     def _dead(self, number: int, offset: int) -> DeadLetters | None:
         dead = self.dead.get(number)
-        if dead is None or dead.as_of > offset:
-            return None
-        dead.as_of = offset + 1
-        return dead
+        return dead if dead is not None and self._fresh(dead, offset) else None
 
     def _dead_or_new(self, number: int, offset: int) -> DeadLetters | None:
         """The dead letters of a queue that is there, if this event is still to be added to them.
@@ -171,9 +167,12 @@ class Projector:
         return self._dead(number, offset)
 
     def _fresh(self, part: Part, offset: int) -> bool:
+        """Whether this event is still to be added to a part, which is asked for that as often as it has something."""
         if part.as_of > offset:
-            return False
+            return self._several is not None and part in self._several
         part.as_of = offset + 1
+        if self._several is not None:
+            self._several.add(part)
         return True
 
     # --- which event goes where
@@ -264,21 +263,46 @@ class Projector:
             self.bindings.discard(event.queue, event.pattern)
 
     def _published(self, offset: int, time_us: int, event: e.Published) -> None:
-        if queue := self._queue(event.queue, offset):
-            queue.published(event)
+        self._came(offset, event)
         if event.dedup:
             self.dedup.published(offset, time_us, event)
         if event.producer and self._fresh(self.producers, offset):
             self.producers.published(offset, event)
 
+    def _came(self, offset: int, event: e.Published, index: int = 0) -> None:
+        """A batch, which is in the record from `index` on, came to its queue."""
+        if queue := self._queue(event.queue, offset):
+            queue.published(event)
+
     def _routed(self, offset: int, time_us: int, event: e.Routed) -> None:
+        self._came_by_topic(offset, time_us, event)
+        if event.producer and self._fresh(self.producers, offset):
+            self.producers.published(offset, event)
+
+    def _came_by_topic(self, offset: int, time_us: int, event: e.Routed, index: int = 0) -> None:
+        """A batch, which is in the record from `index` on, came to the queues that are bound to its topic."""
         for number, lane, sequence in event.targets:
             if queue := self._queue(number, offset):
                 queue.routed(event, lane, sequence)
             if event.unroutable and (dead := self._dead_or_new(number, offset)):
                 dead.received_unroutable(offset, time_us, sequence, event)
+
+    def _transaction_committed(self, offset: int, time_us: int, event: e.TransactionCommitted) -> None:
+        self._several = set()
+        # What is acked goes before something comes: a full queue may take as much again.
+        for acked in event.acked:
+            self._acked(offset, time_us, acked)
+        index = 0
+        for published in event.published:
+            self._came(offset, published, index)
+            index += published.count
+        for routed in event.routed:
+            self._came_by_topic(offset, time_us, routed, index)
+            index += routed.count
+        self._several = None
+        self.dedup.committed(offset, time_us, event)
         if event.producer and self._fresh(self.producers, offset):
-            self.producers.published(offset, event)
+            self.producers.committed(offset, event)
 
     def _made_ready(self, offset: int, time_us: int, event: e.MadeReady) -> None:
         if queue := self._queue(event.queue, offset):
