@@ -13,7 +13,7 @@ from vibemq.errors import InvalidRequest, RequestError, VibeMQError
 from vibemq.projections.projector import Projector
 from vibemq.protocol import binary, json_lines
 from vibemq.protocol import messages as m
-from vibemq.protocol.frames import HEAD, PREFACE
+from vibemq.protocol.frames import HEAD, PREFACE, Kind
 from vibemq.protocol.session import ClientSession, ServerSession, State
 from vibemq.server.broker import Broker
 from vibemq.server.commands import COMMANDS as CALLS
@@ -38,6 +38,12 @@ WORDS = (
         b'"key":"k"',
         b'"ttl_ms":1',
         b'"to_topic":true',
+        b'"delay_ms":1',
+        b'"due_us":1700000000000001',
+        b'"dedup_id":"d"',
+        b'"body_base64":"//8="',
+        HEAD.pack(30, Kind.PUBLISH, 14, 0),
+        b"1-0",
         b"head",
         b"override",
         b"fan-out",

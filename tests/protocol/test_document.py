@@ -17,7 +17,7 @@ from vibemq.protocol import binary, fields, json_lines, session
 from vibemq.protocol import json_shapes as shapes
 from vibemq.protocol import messages as m
 from vibemq.protocol.frames import PREFACE, Kind
-from vibemq.protocol.keys import key_hash
+from vibemq.protocol.keys import dedup_hash, key_hash
 from vibemq.server import limits
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocol.md").read_text()
@@ -51,12 +51,28 @@ CLIENT: dict[str, m.Command] = {
     "ack": m.Ack(request=4, subscription=1, deliveries=((1, 3),)),
     "credit": m.Credit(subscription=1, messages=2, bytes=7, handed=3),
     "topic": m.Publish(5, "orders.eu", 0, batches.Batch(KEYED), to_topic=True),
+    "reminder": m.Publish(
+        6,
+        "orders",
+        0,
+        batches.Batch(b"".join(pack([b"ring"]))),
+        due_us=1_753_000_000_123_456,
+        dedup=dedup_hash("order-1"),
+    ),
+    "commit": m.Commit(
+        8,
+        7,
+        0,
+        (m.Publish(0, "bills", 0, batches.Batch(b"".join(pack([b"one,two"])))),),
+        (m.TransactionAck(1, ((1, 3),)),),
+    ),
 }
 BROKER: dict[str, m.Reply] = {
     "welcome": LIMITS_OF_THE_EXAMPLE,
     "confirmed": m.Confirmed(request=2, offset=12, sequence=1),
     "subscribed": m.Done(request=3, result=SUBSCRIBED),
     "dropped": m.Confirmed(request=2, offset=12, sequence=1, dropped=1),
+    "known": m.Confirmed(request=6, offset=13, sequence=0, due_us=1_753_000_000_123_456, duplicates=((0, 9, 1),)),
     "deliver": m.Deliver(1, 1, 1, 12, 0, 1_753_000_000_123_456, 1, False, [BATCH]),
 }
 
@@ -174,7 +190,7 @@ def test_errors_come_out_of_the_wire_as_they_went_in() -> None:
 
 @pytest.mark.parametrize("kind", get_args(m.Command), ids=lambda kind: kind.__name__)
 def test_every_field_that_a_client_sends_is_described(kind: type[msgspec.Struct]) -> None:
-    name = kind.__struct_config__.tag or "publish"
+    name = kind.__struct_config__.tag or kind.__name__.lower()
     assert set(kind.__struct_fields__) <= mentioned(section(str(name))) | {"batch"}
 
 
@@ -202,7 +218,9 @@ def test_every_kind_of_frame_and_setting_is_described() -> None:
 
 def test_numbers_in_the_text_are_those_of_the_code() -> None:
     for number, place in (
-        (fields.RUNS_MAX, "Runs in ack, nack, extend | | {}"),
+        (fields.RUNS_MAX, "Runs in ack, nack, extend, and in all acks of a commit | | {}"),
+        (fields.RUNS_MAX, "Ids in cancel-delayed and reschedule | | {}"),
+        (fields.PUBLISHES_MAX, "Publishes in a commit | | {}"),
         (fields.RUNS_MAX, "deliveries | 1 to {} runs"),
         (fields.TEXT_MAX, "text | up to {} characters"),
         (fields.NAME_BYTES_MAX, "queue or group: 1 to {} bytes"),
@@ -226,6 +244,10 @@ def test_the_hash_of_a_key_in_the_text_is_that_of_the_code() -> None:
     assert f"`customer-7` has the hash {key_hash('customer-7'):#x}" in TEXT
 
 
+def test_the_hash_of_a_dedup_id_in_the_text_is_that_of_the_code() -> None:
+    assert f"`order-1` has the hash {dedup_hash('order-1').hex()}" in TEXT.replace("\n", " ")
+
+
 def test_what_the_text_says_of_choices_is_what_there_is() -> None:
     for choices, place in (
         (Mode, section("declare")),
@@ -233,6 +255,7 @@ def test_what_the_text_says_of_choices_is_what_there_is() -> None:
         (Backoff, section("declare")),
         (get_args(fields.OnDifference), section("declare")),
         (get_args(fields.Start), TEXT),
+        (get_args(fields.Misfire), section("set-schedule")),
     ):
         for choice in choices:
             assert f'`"{choice}"`' in place
