@@ -16,11 +16,11 @@ _UNITS_MS: Final = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_40
 _FORM: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 
 
-def milliseconds(duration: Duration, what: str) -> int:
-    """`duration` in whole milliseconds; `what` names it in errors.
+def milliseconds(duration: Duration, what: str, cap_ms: int | None = None) -> int:
+    """`duration` in whole milliseconds; `what` names it in errors. With `cap_ms` what is longer counts as that.
 
     Raises:
-        UsageError: not a duration, negative, or longer than DURATION_MS_MAX.
+        UsageError: not a duration, negative, or without `cap_ms` longer than DURATION_MS_MAX.
     """
     if isinstance(duration, str):
         found = _FORM.fullmatch(duration.strip())
@@ -39,6 +39,8 @@ def milliseconds(duration: Duration, what: str) -> int:
         ) from None
     if not math.isfinite(seconds) or seconds < 0:
         raise UsageError(f"{what} is {duration}: a duration is a number of seconds from 0 on")
+    if cap_ms is not None:
+        return round(min(seconds * 1_000, cap_ms))
     duration_ms = round(min(seconds * 1_000, DURATION_MS_MAX + 1))
     if duration_ms > DURATION_MS_MAX:
         raise UsageError(f"{what} is {duration}: a duration is at most {DURATION_MS_MAX // 1_000:,} seconds, 35 years")

@@ -64,10 +64,26 @@ class FakeConnection(asyncio.Protocol):
         self.transport.abort()
 
     def confirm(
-        self, publish: m.Publish, offset: int, sequence: int, *, duplicate: bool = False, dropped: int = 0
+        self,
+        publish: m.Publish,
+        offset: int,
+        sequence: int,
+        *,
+        duplicate: bool = False,
+        dropped: int = 0,
+        due_us: int = 0,
+        duplicates: tuple[tuple[int, int, int], ...] = (),
     ) -> None:
         self.send(
-            m.Confirmed(request=publish.request, offset=offset, sequence=sequence, duplicate=duplicate, dropped=dropped)
+            m.Confirmed(
+                request=publish.request,
+                offset=offset,
+                sequence=sequence,
+                duplicate=duplicate,
+                dropped=dropped,
+                due_us=due_us,
+                duplicates=duplicates,
+            )
         )
 
 

@@ -15,7 +15,6 @@ from vibemq.errors import (
     InvalidName,
     InvalidRequest,
     LimitExceeded,
-    NotSupported,
     QueueFull,
     RequestTimeout,
     UsageError,
@@ -391,12 +390,8 @@ def test_publish_many_is_one_batch_behind_what_was_published_before() -> None:
     with_client(test)
 
 
-def test_what_this_version_does_not_do_is_refused_before_sending() -> None:
+def test_what_cannot_be_published_is_refused_before_sending() -> None:
     async def test(broker: FakeBroker, client: Client) -> None:
-        with pytest.raises(NotSupported, match="delay and dedup_id"):
-            await client.publish("q", b"", delay=0, dedup_id="x")
-        with pytest.raises(NotSupported, match="delay"):
-            await client.publish_topic("t", b"", delay="1s")
         with pytest.raises(InvalidName):
             await client.publish(" q", b"")
         with pytest.raises(UsageError, match="encode"):

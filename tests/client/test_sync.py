@@ -4,7 +4,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
-from typing import Final
+from typing import Final, get_args, get_type_hints
 
 import pytest
 
@@ -49,12 +49,20 @@ def deliver_on_subscribe(broker: FakeBroker, *bodies: bytes) -> None:
     broker.answers[m.Subscribe] = subscribed
 
 
+def names_of(verb: Callable[..., object]) -> list[str]:
+    """The names of a verb's arguments, those that a TypedDict lists included."""
+    found: list[str] = []
+    for one in inspect.signature(verb).parameters.values():
+        options = get_args(one.annotation) if one.kind is one.VAR_KEYWORD else ()
+        found += [name for kind in options for name in get_type_hints(kind)] or [one.name]
+    return found
+
+
 def test_it_has_the_verbs_of_the_asynchronous_client() -> None:
     internal = {"messages_of", "pull_as"}
     verbs = {name for name, _ in inspect.getmembers(Client, inspect.isfunction) if not name.startswith("_")} - internal
     for name in verbs:
-        theirs = inspect.signature(getattr(Client, name)).parameters
-        assert list(inspect.signature(getattr(SyncClient, name)).parameters) == list(theirs), name
+        assert names_of(getattr(SyncClient, name)) == names_of(getattr(Client, name)), name
     for name in ("ack", "nack", "reject", "extend"):
         theirs = inspect.signature(getattr(vibemq.Message, name)).parameters
         assert list(inspect.signature(getattr(SyncMessage, name)).parameters.values()) == list(theirs.values())

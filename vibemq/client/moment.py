@@ -1,11 +1,18 @@
 """Times as they travel: microseconds since 1970, UTC."""
 
+import math
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, TypeAlias
 
+from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError
+from vibemq.protocol.fields import NUMBER_MAX
+
+Moment: TypeAlias = datetime | float
+"""A datetime with a time zone, or seconds since 1970, UTC."""
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST: Final = datetime.max.replace(tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 
@@ -25,5 +32,37 @@ def microseconds(moment: datetime, what: str) -> int:
 
 
 def moment(time_us: int) -> datetime:
-    """The time that travelled as `time_us`."""
-    return EPOCH + timedelta(microseconds=time_us)
+    """The time that travelled as `time_us`; of what is after the year 9999, where datetime ends, the last there is."""
+    try:
+        return EPOCH + timedelta(microseconds=time_us)
+    except OverflowError:
+        return _LAST
+
+
+def waiting_time(delay: Duration | None, deliver_at: Moment | None) -> tuple[int, int]:
+    """How long, in ms, or until when, in us, a message waits before it is ready; one of them is 0, or both.
+
+    There is no longest: what ends later than any clock counts as that.
+
+    Raises:
+        UsageError: both are given, or what is given is no duration or no time.
+    """
+    if deliver_at is None:
+        return 0 if delay is None else milliseconds(delay, "delay", NUMBER_MAX // 1_000), 0
+    if delay is not None:
+        raise UsageError("delay says how long, and deliver_at until when a message waits: give one of them")
+    # Never 0, which says that there is none: what was due in 1970 is due at once, as all that is past.
+    return 0, max(1, _due_us(deliver_at))
+
+
+def _due_us(deliver_at: Moment) -> int:
+    if isinstance(deliver_at, datetime):
+        return microseconds(deliver_at, "deliver_at")
+    given: object = deliver_at
+    if isinstance(given, bool) or not isinstance(given, int | float):
+        raise UsageError(
+            f"deliver_at is a {type(given).__name__}: write a datetime with a time zone, or seconds since 1970"
+        )
+    if math.isnan(given) or given < 0:
+        raise UsageError(f"deliver_at is {given}: it is seconds since 1970, from 0 on")
+    return round(min(given * 1_000_000, NUMBER_MAX))

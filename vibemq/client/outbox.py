@@ -29,8 +29,8 @@ from vibemq.errors import LimitExceeded, QueueBlocked, QueueFull, RequestTimeout
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 
-FRAME_OVERHEAD: Final = binary.PUBLISH.size + 255
-"""What a frame has besides the batch: fixed fields and the longest name."""
+FRAME_OVERHEAD: Final = binary.PUBLISH.size + 255 + binary.TIME.size + binary.COUNT.size
+"""What a frame has besides batch and hashes, at most: fixed fields, the longest name, a time to wait."""
 BATCH_OVERHEAD: Final = 16
 """What a batch has besides its messages, at most."""
 
@@ -100,7 +100,7 @@ class Outbox:
             batch = self._next()
             if batch is None:
                 return
-            size = len(batch.data)
+            size = len(batch.data) + len(batch.dedup)
             if sent and self._sent_bytes + size > limits.publish_window_bytes:
                 self._queued.appendleft(batch)
                 return
@@ -131,11 +131,14 @@ class Outbox:
             self._numbered[batch.sequence] = batch
         number, data = self._link.number(), batch.payload
         self._sent[number] = batch
-        batch.sent_bytes = len(data)
+        batch.sent_bytes = len(data) + len(batch.dedup)
         self._sent_bytes += batch.sent_bytes
         self._stats.batches_resent += batch.sent
         batch.sent, batch.blocked = True, False
-        route = batch.route
+        route, delay_ms = batch.route, batch.route.delay_ms
+        if delay_ms:  # it counts from the call, however long the batch had to wait to be sent, or sent again
+            waited = self._loop.time() - (batch.expires - self._timeout)
+            delay_ms = max(0, delay_ms - int(waited * 1_000))
         self._link.send(
             binary.encode_publish(
                 number,
@@ -144,6 +147,9 @@ class Outbox:
                 [data],
                 next(iter(self._numbered)),
                 to_topic=route.to_topic,
+                delay_ms=delay_ms,
+                due_us=route.due_us,
+                dedup=batch.hashes,
             )
         )
 

@@ -1,16 +1,19 @@
 """What is published: where it goes, the batch it travels in, and the receipt that comes back."""
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from itertools import count, repeat
-from typing import Final, Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias, TypedDict
 
 import msgspec
 
 from vibemq.batch import PRIORITY_MAX, PRIORITY_NORMAL, Batch, HeaderValue
+from vibemq.client.moment import Moment, moment, waiting_time
 from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError, VibeMQError
 from vibemq.protocol import messages as m
+from vibemq.protocol.fields import HASH_BYTES
 
 MessageHeaders: TypeAlias = Mapping[str, HeaderValue]
 Body: TypeAlias = bytes | bytearray | memoryview
@@ -25,6 +28,40 @@ KEY_HEADER: Final = "key"
 TOPIC_HEADER: Final = "topic"
 
 
+class TopicOptions(TypedDict, total=False):
+    """What may be said of a message besides where it goes; Client.publish() explains each."""
+
+    headers: MessageHeaders | None
+    priority: Priority | None
+    ttl: Duration | None
+    key: str | None
+    delay: Duration | None
+    deliver_at: Moment | None
+
+
+class PublishOptions(TopicOptions, total=False):
+    """Likewise of a message that goes to a queue."""
+
+    dedup_id: str | None
+
+
+class TopicManyOptions(TypedDict, total=False):
+    """What may be said of several messages; `headers` and `keys` have an entry for each."""
+
+    headers: Sequence[MessageHeaders | None] | None
+    priority: Priority | None
+    ttl: Duration | None
+    keys: Sequence[str | None] | None
+    delay: Duration | None
+    deliver_at: Moment | None
+
+
+class PublishManyOptions(TopicManyOptions, total=False):
+    """Likewise of several messages that go to a queue; `dedup_ids` have an entry for each, too."""
+
+    dedup_ids: Sequence[str | None] | None
+
+
 class Route(NamedTuple):
     """What the messages of one batch have in common."""
 
@@ -32,20 +69,32 @@ class Route(NamedTuple):
     to_topic: bool = False
     priority: int = PRIORITY_NORMAL
     ttl_ms: int = 0
+    delay_ms: int = 0
+    due_us: int = 0
 
     @classmethod
-    def of(cls, name: str, priority: Priority | None, ttl: Duration | None, *, to_topic: bool = False) -> "Route":
+    def of(
+        cls,
+        name: str,
+        priority: Priority | None = None,
+        ttl: Duration | None = None,
+        delay: Duration | None = None,
+        deliver_at: Moment | None = None,
+        *,
+        to_topic: bool = False,
+    ) -> "Route":
         """The route of messages for which an application says this.
 
         Raises:
-            UsageError: a priority or a time to live that cannot be.
+            UsageError: a priority, a time to live, or a time to wait that cannot be.
         """
         ttl_ms = 0 if ttl is None else milliseconds(ttl, "ttl")
         if ttl is not None and not ttl_ms:
             raise UsageError(
                 f"ttl is {ttl}: it must be from 1 ms to about 35 years; leave it out where a message may wait for ever"
             )
-        return cls(name, to_topic, PRIORITY_NORMAL if priority is None else priority_number(priority), ttl_ms)
+        number = PRIORITY_NORMAL if priority is None else priority_number(priority)
+        return cls(name, to_topic, number, ttl_ms, *waiting_time(delay, deliver_at))
 
     @property
     def place(self) -> Place:
@@ -65,6 +114,16 @@ def priority_number(priority: object) -> int:
     return number
 
 
+def check_dedup_id(dedup_id: object) -> None:
+    """Check a dedup id that an application gave.
+
+    Raises:
+        UsageError: it is no text, or empty.
+    """
+    if not isinstance(dedup_id, str) or not dedup_id:
+        raise UsageError(f"dedup_id is {dedup_id!r}: it is text; None says that a message has none")
+
+
 def stamped(headers: MessageHeaders | None, key: object, topic: str | None) -> MessageHeaders | None:
     """The headers with the key and the topic in them: a consumer sees both there.
 
@@ -79,10 +138,13 @@ def stamped(headers: MessageHeaders | None, key: object, topic: str | None) -> M
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):
-    """A message is durable. `duplicate`: an earlier try had stored it already.
+    """A message is durable. `duplicate`: it was there already, stored by an earlier try, or with the same dedup id.
+
+    In the latter case it was another message, `duplicate_of`; `id` is the one that is there, so these are the same.
 
     `dropped`: it is not, as the queue is full and drops what is new. It has no sequence then; its id tells the broker's
-    record of that. What went to a topic has the topic as `queue` and no sequence, for each queue gives it its own.
+    record of that. What went to a topic has the topic as `queue` and no sequence, for each queue gives it its own. What
+    waits for its time has none yet.
     """
 
     queue: str
@@ -91,11 +153,49 @@ class Receipt(msgspec.Struct, frozen=True, gc=False):
     batch_index: int
     duplicate: bool
     dropped: bool = False
+    due_us: int = 0
+    """When it will be ready, in microseconds since 1970; 0: it is."""
+    was_known: bool = False
+    """Whether its dedup id was that of another message."""
 
     @property
     def id(self) -> str:
         """The name of the message, for `vibemq why` and in Message.id."""
         return f"{self.offset}-{self.batch_index}"
+
+    @property
+    def duplicate_of(self) -> str | None:
+        """The id of the message that was there with the same dedup id; None where this one was stored."""
+        return self.id if self.was_known else None
+
+    @property
+    def due_at(self) -> datetime | None:
+        """When it will be ready, UTC; None where it did not have to wait."""
+        return moment(self.due_us) if self.due_us else None
+
+
+def receipts_of(
+    route: Route, messages: int, offset: int, answer: m.Confirmed | m.Stored, first: int = 0, *, duplicate: bool
+) -> Iterator[Receipt]:
+    """What became of so many messages of a batch that is in record `offset`, from index `first` on."""
+    numbers = repeat(0) if route.to_topic or answer.due_us else count(answer.sequence)
+    name, due_us, known = route.name, answer.due_us, answer.duplicates
+    if not (answer.dropped or due_us or known):
+        return map(Receipt, repeat(name), numbers, repeat(offset), range(first, first + messages), repeat(duplicate))
+    there = {position: (record, index) for position, record, index in known}
+    end = first + messages - answer.dropped - len(there)
+    indices = count(first)
+
+    def receipt(position: int) -> Receipt:
+        found = there.get(position)
+        if found is not None:
+            return Receipt(name, 0, *found, duplicate=True, was_known=True)
+        index = next(indices)
+        if index < end:
+            return Receipt(name, next(numbers), offset, index, duplicate, due_us=due_us)
+        return Receipt(name, 0, offset, index, duplicate, dropped=True)
+
+    return map(receipt, range(messages))
 
 
 class Outgoing:
@@ -115,6 +215,7 @@ class Outgoing:
         "blocked",
         "count",
         "data",
+        "dedup",
         "expires",
         "front",
         "futures",
@@ -129,9 +230,11 @@ class Outgoing:
         "whole",
     )
 
-    def __init__(self, route: Route, data: bytes, count: int, record_bytes: int, expires: float) -> None:
-        """`count` messages as `data`, given up at loop time `expires`."""
-        self.route, self.data, self.expires = route, data, expires
+    def __init__(
+        self, route: Route, data: bytes, count: int, record_bytes: int, expires: float, dedup: bytes = b""
+    ) -> None:
+        """`count` messages as `data`, given up at loop time `expires`, with the hashes of their ids in `dedup`."""
+        self.route, self.data, self.expires, self.dedup = route, data, expires, dedup
         self.count = self.front = self.published = count
         self.published_bytes = record_bytes
         self.order = self.sequence = self.sent_bytes = 0
@@ -143,6 +246,11 @@ class Outgoing:
     def payload(self) -> bytes:
         """The bytes of the messages that are tried."""
         return self.data if self.front == self.count else b"".join(Batch(self.data).cut(0, self.front))
+
+    @property
+    def hashes(self) -> bytes:
+        """The hashes of the dedup ids of the messages that are tried."""
+        return self.dedup[: self.front * HASH_BYTES]
 
     def try_less(self) -> bool:
         """There was no room: try half of that next. False: it was one message, or they are to be stored together."""
@@ -157,13 +265,14 @@ class Outgoing:
             return False
         rest = self.count - self.front
         self.data = b"".join(Batch(self.data).cut(self.front, rest))
+        self.dedup = self.dedup[self.front * HASH_BYTES :]
         del self.futures[: self.front]
         self.count, self.front = rest, min(self.front, rest)
         return True
 
     def confirmed(self, reply: m.Confirmed) -> None:
         """Tell those who wait for the front. Who was cancelled meanwhile is passed over."""
-        receipts = self._receipts(reply)
+        receipts = receipts_of(self.route, self.front, reply.offset, reply, duplicate=reply.duplicate)
         if self.whole is not None:
             if not self.whole.done():
                 self.whole.set_result(list(receipts))
@@ -173,19 +282,6 @@ class Outgoing:
                 future.set_result(receipt)
             except asyncio.InvalidStateError:
                 continue
-
-    def _receipts(self, reply: m.Confirmed) -> Iterator[Receipt]:
-        stored = self.front - reply.dropped
-        numbers = repeat(0) if self.route.to_topic else count(reply.sequence)
-        name, offset, duplicate = repeat(self.route.name), repeat(reply.offset), repeat(reply.duplicate)
-        if not reply.dropped:
-            return map(Receipt, name, numbers, offset, range(stored), duplicate)
-        return (
-            Receipt(self.route.name, next(numbers), reply.offset, at, reply.duplicate)
-            if at < stored
-            else Receipt(self.route.name, 0, reply.offset, at, reply.duplicate, dropped=True)
-            for at in range(self.front)
-        )
 
     def failed(self, error: VibeMQError) -> None:
         """Tell everybody who waits."""

@@ -2,8 +2,8 @@
 
     publish() -> forming, by route --end of the loop's turn--> outbox
 
-A route is what a batch has one of: the queue or topic, the priority, the time to live. Messages of one route stay in
-the order of the calls.
+A route is what a batch has one of: the queue or topic, the priority, the times to live and to wait. Messages of one
+route stay in the order of the calls.
 """
 
 import asyncio
@@ -18,13 +18,15 @@ from vibemq.client.outbox import BATCH_OVERHEAD, Outbox, batch_bytes_max
 from vibemq.client.outgoing import Body, MessageHeaders, Outgoing, Receipt, Route
 from vibemq.client.stats import Stats
 from vibemq.errors import LimitExceeded, RequestTimeout, UsageError, VibeMQError
-from vibemq.protocol.fields import check_name, check_topic
-from vibemq.protocol.keys import key_hash
+from vibemq.protocol.fields import HASH_BYTES, check_name, check_topic
+from vibemq.protocol.keys import dedup_hash, key_hash
 
 COALESCED_BYTES_MAX: Final = 1024 * 1024
 """Above this, what was published one by one goes into several batches: the broker stores one while the next travels."""
 MESSAGE_OVERHEAD: Final = 16
 """What a message adds to the columns of its batch, at most."""
+NO_HASH: Final = bytes(HASH_BYTES)
+"""Stands for a message without a dedup id among others that have one."""
 
 To: TypeAlias = str | Route
 """Where messages go. A plain name is a route too, that of most messages: to make one for each would take time."""
@@ -33,7 +35,7 @@ To: TypeAlias = str | Route
 class Forming:
     """What was published on one route in this turn of the loop."""
 
-    __slots__ = ("bodies", "futures", "headers", "keys", "route")
+    __slots__ = ("bodies", "futures", "hashes", "headers", "keys", "route")
 
     def __init__(self, route: Route) -> None:
         """Begin empty."""
@@ -43,6 +45,8 @@ class Forming:
         """Size and values, from the first message that has any."""
         self.keys: list[int] | None = None
         """Hashes, likewise. Who has a key has a header."""
+        self.hashes: list[bytes] | None = None
+        """Hashes of dedup ids, likewise; who has one has an entry among the headers, be it empty."""
         self.futures: list[asyncio.Future[Receipt]] = []
 
 
@@ -67,7 +71,12 @@ class Publisher:
     # --- from the application --------------------------------------------------------------------------------------
 
     def add(
-        self, to: To, body: Body, headers: MessageHeaders | None, key: str | None = None
+        self,
+        to: To,
+        body: Body,
+        headers: MessageHeaders | None,
+        key: str | None = None,
+        dedup_id: str | None = None,
     ) -> "asyncio.Future[Receipt]":
         """Take one message; the future is done when it is durable. With a `key` the headers tell it, too.
 
@@ -80,8 +89,8 @@ class Publisher:
         if type(body) is not bytes:
             body = _bytes_of(body)
         size = len(body)
-        if headers or forming.headers is not None:
-            size += _add_headers(forming, headers, key)
+        if headers or dedup_id is not None or forming.headers is not None:
+            size += _add_headers(forming, headers, key, dedup_id)
         if size > COALESCED_BYTES_MAX:
             try:
                 self._check_size(size)
@@ -101,6 +110,7 @@ class Publisher:
         bodies: Sequence[Body],
         headers: Sequence[MessageHeaders | None] | None,
         keys: Sequence[str | None] | None = None,
+        dedup_ids: Sequence[str | None] | None = None,
     ) -> list["asyncio.Future[list[Receipt]]"]:
         """Take messages that belong together: in one batch, or as few as the limits allow.
 
@@ -116,13 +126,20 @@ class Publisher:
         if headers is not None:
             headers = [dict(one) if one else None for one in headers]
             sizes = [size + len(pack_headers(one)) if one else size for size, one in zip(sizes, headers, strict=True)]
-        hashes = None if keys is None else [0 if key is None else key_hash(key) for key in keys]
+        key_hashes = None if keys is None else [0 if key is None else key_hash(key) for key in keys]
+        hashes = None if dedup_ids is None else [NO_HASH if one is None else dedup_hash(one) for one in dedup_ids]
         self._check_size(max(sizes))
         self._seal_forming()
         futures = []
-        for first, end in self._cuts(sizes, batch_bytes_max(self._link.limits)):
-            some = None if headers is None else headers[first:end]
-            batch = self._batch(route, plain[first:end], some, hashes and hashes[first:end], sum(sizes[first:end]))
+        for first, end in self._cuts(sizes, batch_bytes_max(self._link.limits), hashed=bool(hashes)):
+            batch = self._batch(
+                route,
+                plain[first:end],
+                None if headers is None else headers[first:end],
+                key_hashes and key_hashes[first:end],
+                hashes and hashes[first:end],
+                sum(sizes[first:end]),
+            )
             batch.whole = self._loop.create_future()
             futures.append(batch.whole)
             self.room_messages -= batch.count
@@ -176,7 +193,7 @@ class Publisher:
 
     def _check_size(self, size: int) -> None:
         limits = self._link.limits
-        limit = batch_bytes_max(limits) - BATCH_OVERHEAD - MESSAGE_OVERHEAD
+        limit = batch_bytes_max(limits) - BATCH_OVERHEAD - MESSAGE_OVERHEAD - HASH_BYTES
         if limits.message_bytes_max:
             limit = min(limit, limits.message_bytes_max)
         if size > limit:
@@ -185,18 +202,19 @@ class Publisher:
                 f"nothing was sent. Split it, or store it elsewhere and publish where."
             )
 
-    def _cuts(self, sizes: Sequence[int], bytes_max: int) -> Iterator[tuple[int, int]]:
+    def _cuts(self, sizes: Sequence[int], bytes_max: int, *, hashed: bool) -> Iterator[tuple[int, int]]:
         """Cut messages of these sizes into batches: (first, end) of each."""
         most = min(self._link.limits.batch_messages_max, MESSAGES_MAX)
-        if len(sizes) <= most and sum(sizes) + MESSAGE_OVERHEAD * len(sizes) + BATCH_OVERHEAD <= bytes_max:
+        overhead = MESSAGE_OVERHEAD + (HASH_BYTES if hashed else 0)
+        if len(sizes) <= most and sum(sizes) + overhead * len(sizes) + BATCH_OVERHEAD <= bytes_max:
             yield 0, len(sizes)
             return
         first, total = 0, BATCH_OVERHEAD
         for at, size in enumerate(sizes):
-            total += size + MESSAGE_OVERHEAD
+            total += size + overhead
             if at > first and (total > bytes_max or at - first == most):
                 yield first, at
-                first, total = at, BATCH_OVERHEAD + size + MESSAGE_OVERHEAD
+                first, total = at, BATCH_OVERHEAD + size + overhead
         yield first, len(sizes)
 
     def _flush(self) -> None:
@@ -213,12 +231,19 @@ class Publisher:
 
     def _seal(self, one: Forming) -> None:
         sizes = list(map(len, one.bodies))
-        headers, keys = one.headers, one.keys
+        headers, keys, hashes = one.headers, one.keys, one.hashes
         if headers is not None:
             sizes = [size + packed for size, (packed, _) in zip(sizes, headers, strict=True)]
-        for first, end in self._cuts(sizes, min(COALESCED_BYTES_MAX, batch_bytes_max(self._link.limits))):
-            some = None if headers is None else [values for _, values in headers[first:end]]
-            batch = self._batch(one.route, one.bodies[first:end], some, keys and keys[first:end], sum(sizes[first:end]))
+        bytes_max = min(COALESCED_BYTES_MAX, batch_bytes_max(self._link.limits))
+        for first, end in self._cuts(sizes, bytes_max, hashed=hashes is not None):
+            batch = self._batch(
+                one.route,
+                one.bodies[first:end],
+                None if headers is None else [values for _, values in headers[first:end]],
+                keys and keys[first:end],
+                hashes and hashes[first:end],
+                sum(sizes[first:end]),
+            )
             batch.futures = one.futures[first:end]
 
     def _batch(
@@ -227,10 +252,12 @@ class Publisher:
         bodies: Sequence[bytes],
         headers: Sequence[MessageHeaders | None] | None,
         keys: Sequence[int] | None,
+        hashes: Sequence[bytes] | None,
         size: int,
     ) -> Outgoing:
         data = b"".join(pack(bodies, headers, route.priority, route.ttl_ms, keys))
-        batch = Outgoing(route, data, len(bodies), size, self._loop.time() + self._timeout)
+        dedup = b"".join(hashes) if hashes and any(map(NO_HASH.__ne__, hashes)) else b""
+        batch = Outgoing(route, data, len(bodies), size, self._loop.time() + self._timeout, dedup)
         self.outbox.add(batch)
         return batch
 
@@ -260,11 +287,12 @@ class Publisher:
         self._waiters.clear()
 
 
-def _add_headers(forming: Forming, headers: MessageHeaders | None, key: str | None) -> int:
-    """Keep the headers and the key of the next message, as they are now, and give the headers' size."""
+def _add_headers(forming: Forming, headers: MessageHeaders | None, key: str | None, dedup_id: str | None) -> int:
+    """Keep the headers, the key and the dedup id of the next message, as they are now, and give the headers' size."""
     values = dict(headers) if headers else None
     size = len(pack_headers(values)) if values else 0
     number = 0 if key is None else key_hash(key)
+    hashed = NO_HASH if dedup_id is None else dedup_hash(dedup_id)
     if forming.headers is None:
         forming.headers = [(0, None)] * len(forming.bodies)
     forming.headers.append((size, values))
@@ -272,6 +300,10 @@ def _add_headers(forming: Forming, headers: MessageHeaders | None, key: str | No
         forming.keys = [0] * len(forming.bodies)
     if forming.keys is not None:
         forming.keys.append(number)
+    if dedup_id is not None and forming.hashes is None:
+        forming.hashes = [NO_HASH] * len(forming.bodies)
+    if forming.hashes is not None:
+        forming.hashes.append(hashed)
     return size
 
 
@@ -280,6 +312,8 @@ def _take_headers_back(forming: Forming) -> None:
         forming.headers.pop()
     if forming.keys is not None:
         forming.keys.pop()
+    if forming.hashes is not None:
+        forming.hashes.pop()
 
 
 def _bytes_of(body: object) -> bytes:

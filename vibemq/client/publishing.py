@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from itertools import chain, repeat
 
-from vibemq.client.outgoing import Body, MessageHeaders, Priority, Receipt, Route, stamped
+from vibemq.client.moment import Moment
+from vibemq.client.outgoing import Body, MessageHeaders, Priority, Receipt, Route, check_dedup_id, stamped
 from vibemq.client.publisher import Publisher
 from vibemq.durations import Duration
-from vibemq.errors import NotSupported, UsageError
+from vibemq.errors import UsageError
 
 
 class Publishing:
@@ -25,6 +26,7 @@ class Publishing:
         ttl: Duration | None = None,
         key: str | None = None,
         delay: Duration | None = None,
+        deliver_at: Moment | None = None,
         dedup_id: str | None = None,
     ) -> Receipt:
         """Store a message; returns once it is durable. Calls that meet in one turn of the loop travel together.
@@ -33,6 +35,10 @@ class Publishing:
         `ttl` is how long the message may wait to be delivered. Messages of one `key` stay in order, in queues that have
         `order_by_key`; consumers find it in the header `key`.
 
+        With `delay`, or until `deliver_at`, the message waits before it is ready, for as long as you like; a delay
+        counts from the call. Of messages with one `dedup_id` the queue stores the first, within its `dedup_window`; for
+        the others the receipt says that it is a `duplicate`, and of which.
+
         A queue may be full and let publishers wait (`overflow="block"`), or have a publish rate: then the call waits
         until the message is taken. Cancelling the call does not take the message back.
 
@@ -40,15 +46,16 @@ class Publishing:
             RequestTimeout: not confirmed in time; the text says whether it may still be stored.
             LimitExceeded: larger than the broker takes.
             QueueFull: the queue takes no more.
-            NotSupported: delay and dedup_id are not in this version.
         """
-        if priority is ttl is key is delay is dedup_id is None:
+        if key is dedup_id is priority is ttl is delay is deliver_at is None:
             publisher = self._publisher
             if publisher.room_messages <= 0 or publisher.room_bytes <= 0:
                 await publisher.room()
             return await publisher.add(queue, body, headers)
-        _check_supported(delay=delay, dedup_id=dedup_id)
-        return await self._publish(Route.of(queue, priority, ttl), body, stamped(headers, key, None), key)
+        if dedup_id is not None:
+            check_dedup_id(dedup_id)
+        route = Route.of(queue, priority, ttl, delay, deliver_at)
+        return await self._publish(route, body, stamped(headers, key, None), key, dedup_id)
 
     async def publish_topic(
         self,
@@ -60,18 +67,18 @@ class Publishing:
         ttl: Duration | None = None,
         key: str | None = None,
         delay: Duration | None = None,
-        dedup_id: str | None = None,
+        deliver_at: Moment | None = None,
     ) -> Receipt:
         """Store a message in every queue that is bound to a pattern which `topic` matches; else as publish().
 
-        A topic is words between dots; see bind(). Consumers find it in the header `topic`.
+        A topic is words between dots; see bind(). Consumers find it in the header `topic`. There is no `dedup_id`, as
+        one queue may know it and another may not.
 
         Raises:
             Unroutable: no queue is bound to it; nothing was stored.
-            RequestTimeout, LimitExceeded, QueueFull, NotSupported: as publish().
+            RequestTimeout, LimitExceeded, QueueFull: as publish().
         """
-        _check_supported(delay=delay, dedup_id=dedup_id)
-        route = Route.of(topic, priority, ttl, to_topic=True)
+        route = Route.of(topic, priority, ttl, delay, deliver_at, to_topic=True)
         return await self._publish(route, body, stamped(headers, key, topic), key)
 
     async def publish_many(
@@ -83,16 +90,21 @@ class Publishing:
         priority: Priority | None = None,
         ttl: Duration | None = None,
         keys: Sequence[str | None] | None = None,
+        delay: Duration | None = None,
+        deliver_at: Moment | None = None,
+        dedup_ids: Sequence[str | None] | None = None,
     ) -> list[Receipt]:
         """Store messages as one batch; returns once all are durable, with their receipts in the same order.
 
-        `headers` and `keys` have an entry for each body; `priority` and `ttl` are the same for all. What is above the
-        broker's limits for a batch goes in several, and when one of them is refused the others may be stored.
+        `headers`, `keys` and `dedup_ids` have an entry for each body; all else is the same for all. What is above the
+        broker's limits for a batch goes in several, and when one of them is refused the others may be stored. Messages
+        whose dedup ids are known are not stored, and the others are.
 
         Raises:
             RequestTimeout, LimitExceeded, QueueFull: as publish().
         """
-        return await self._publish_many(Route.of(queue, priority, ttl), bodies, headers, keys)
+        route = Route.of(queue, priority, ttl, delay, deliver_at)
+        return await self._publish_many(route, bodies, headers, keys, dedup_ids)
 
     async def publish_topic_many(
         self,
@@ -103,6 +115,8 @@ class Publishing:
         priority: Priority | None = None,
         ttl: Duration | None = None,
         keys: Sequence[str | None] | None = None,
+        delay: Duration | None = None,
+        deliver_at: Moment | None = None,
     ) -> list[Receipt]:
         """Store messages as one batch in every queue that is bound to a pattern which `topic` matches.
 
@@ -110,13 +124,22 @@ class Publishing:
             Unroutable: no queue is bound to it; nothing was stored.
             RequestTimeout, LimitExceeded, QueueFull: as publish().
         """
-        return await self._publish_many(Route.of(topic, priority, ttl, to_topic=True), bodies, headers, keys)
+        route = Route.of(topic, priority, ttl, delay, deliver_at, to_topic=True)
+        return await self._publish_many(route, bodies, headers, keys)
 
-    async def _publish(self, route: Route, body: Body, headers: MessageHeaders | None, key: str | None) -> Receipt:
+    async def _publish(
+        self,
+        route: Route,
+        body: Body,
+        headers: MessageHeaders | None,
+        key: str | None,
+        dedup_id: str | None = None,
+    ) -> Receipt:
         publisher = self._publisher
         if publisher.room_messages <= 0 or publisher.room_bytes <= 0:
             await publisher.room()
-        return await publisher.add(route.name if route == Route(route.name) else route, body, headers, key)
+        to = route.name if route == Route(route.name) else route
+        return await publisher.add(to, body, headers, key, dedup_id)
 
     async def _publish_many(
         self,
@@ -124,28 +147,42 @@ class Publishing:
         bodies: Sequence[Body],
         headers: Sequence[MessageHeaders | None] | None,
         keys: Sequence[str | None] | None,
+        dedup_ids: Sequence[str | None] | None = None,
     ) -> list[Receipt]:
+        headers = stamped_all(route, bodies, headers, keys, dedup_ids)
         if not bodies:
             return []
-        for what, given in (("headers", headers), ("keys", keys)):
-            if given is not None and len(given) != len(bodies):
-                raise UsageError(f"there are {len(bodies)} messages, and {what} for {len(given)}")
-        if keys is not None or route.to_topic:
-            topic = route.name if route.to_topic else None
-            headers = [
-                stamped(one, key, topic)
-                for _, one, key in zip(bodies, headers or repeat(None), keys or repeat(None), strict=False)
-            ]
         publisher = self._publisher
         if publisher.room_messages <= 0 or publisher.room_bytes <= 0:
             await publisher.room()
-        futures = publisher.add_many(route, bodies, headers, keys)
+        futures = publisher.add_many(route, bodies, headers, keys, dedup_ids)
         if len(futures) == 1:
             return await futures[0]
         return list(chain.from_iterable(await asyncio.gather(*futures)))
 
 
-def _check_supported(**given: object) -> None:
-    names = " and ".join(name for name, value in given.items() if value is not None)
-    if names:
-        raise NotSupported(f"{names}: not in this version of the broker; leave it out")
+def stamped_all(
+    route: Route,
+    bodies: Sequence[Body],
+    headers: Sequence[MessageHeaders | None] | None,
+    keys: Sequence[str | None] | None,
+    dedup_ids: Sequence[str | None] | None,
+) -> Sequence[MessageHeaders | None] | None:
+    """The headers of messages, with key and topic in them; None where no message has any.
+
+    Raises:
+        UsageError: headers, keys or ids that are not one for each message, or no texts.
+    """
+    for what, given in (("headers", headers), ("keys", keys), ("dedup_ids", dedup_ids)):
+        if given is not None and len(given) != len(bodies):
+            raise UsageError(f"there are {len(bodies)} messages, and {what} for {len(given)}")
+    for dedup_id in dedup_ids or ():
+        if dedup_id is not None:
+            check_dedup_id(dedup_id)
+    if keys is None and not route.to_topic:
+        return headers
+    topic = route.name if route.to_topic else None
+    return [
+        stamped(one, key, topic)
+        for _, one, key in zip(bodies, headers or repeat(None), keys or repeat(None), strict=False)
+    ]

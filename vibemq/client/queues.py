@@ -35,6 +35,8 @@ class QueueSettings(TypedDict, total=False):
     publish_rate: int | None
     deliver_rate: int | None
     delete_grace: Duration | None
+    dedup_window: Duration | None
+    expires: Duration | None
     description: str | None
 
 
@@ -44,7 +46,12 @@ class Declaration(QueueSettings, total=False):
     on_difference: OnDifference
 
 
-_DURATIONS: Final = frozenset({"lease", "retry_delay", "ttl", "retry_delay_max", "group_idle", "delete_grace"})
+_DURATIONS: Final = frozenset(
+    {
+        *("lease", "retry_delay", "ttl", "retry_delay_max", "group_idle", "delete_grace"),
+        *("dedup_window", "expires"),
+    }
+)
 _PERCENTS: Final = frozenset({"retry_jitter"})
 _KNOWN: Final = tuple(QueueSettings.__annotations__)
 _CHOICES: Final[tuple[OnDifference, ...]] = ("fail", "ignore", "override")

@@ -13,7 +13,15 @@ from vibemq.client.dead_letters import Redriven
 from vibemq.client.membership import Membership, StartAt
 from vibemq.client.message import Received
 from vibemq.client.options import ConnectOptions, Options
-from vibemq.client.outgoing import Body, MessageHeaders, Priority, Receipt
+from vibemq.client.outgoing import (
+    Body,
+    Priority,
+    PublishManyOptions,
+    PublishOptions,
+    Receipt,
+    TopicManyOptions,
+    TopicOptions,
+)
 from vibemq.client.peeked import DeadLetter, PeekedMessage
 from vibemq.client.queues import QueueSettings
 from vibemq.client.stats import Stats
@@ -77,73 +85,23 @@ class SyncClient:
 
     # --- publishing ------------------------------------------------------------------------------------------------
 
-    def publish(
-        self,
-        queue: str,
-        body: Body,
-        *,
-        headers: MessageHeaders | None = None,
-        priority: Priority | None = None,
-        ttl: Duration | None = None,
-        key: str | None = None,
-        delay: Duration | None = None,
-        dedup_id: str | None = None,
-    ) -> Receipt:
+    def publish(self, queue: str, body: Body, **options: Unpack[PublishOptions]) -> Receipt:
         """Store a message, as Client.publish(). One at a time this waits for the disk each time: see publish_many()."""
-        return self._bridge.call(
-            self._client.publish(
-                queue, body, headers=headers, priority=priority, ttl=ttl, key=key, delay=delay, dedup_id=dedup_id
-            )
-        )
+        return self._bridge.call(self._client.publish(queue, body, **options))
 
-    def publish_topic(
-        self,
-        topic: str,
-        body: Body,
-        *,
-        headers: MessageHeaders | None = None,
-        priority: Priority | None = None,
-        ttl: Duration | None = None,
-        key: str | None = None,
-        delay: Duration | None = None,
-        dedup_id: str | None = None,
-    ) -> Receipt:
+    def publish_topic(self, topic: str, body: Body, **options: Unpack[TopicOptions]) -> Receipt:
         """Store a message in every queue that is bound to `topic`, as Client.publish_topic()."""
-        return self._bridge.call(
-            self._client.publish_topic(
-                topic, body, headers=headers, priority=priority, ttl=ttl, key=key, delay=delay, dedup_id=dedup_id
-            )
-        )
+        return self._bridge.call(self._client.publish_topic(topic, body, **options))
 
-    def publish_many(
-        self,
-        queue: str,
-        bodies: Sequence[Body],
-        *,
-        headers: Sequence[MessageHeaders | None] | None = None,
-        priority: Priority | None = None,
-        ttl: Duration | None = None,
-        keys: Sequence[str | None] | None = None,
-    ) -> list[Receipt]:
+    def publish_many(self, queue: str, bodies: Sequence[Body], **options: Unpack[PublishManyOptions]) -> list[Receipt]:
         """Store messages as one batch, as Client.publish_many()."""
-        return self._bridge.call(
-            self._client.publish_many(queue, bodies, headers=headers, priority=priority, ttl=ttl, keys=keys)
-        )
+        return self._bridge.call(self._client.publish_many(queue, bodies, **options))
 
     def publish_topic_many(
-        self,
-        topic: str,
-        bodies: Sequence[Body],
-        *,
-        headers: Sequence[MessageHeaders | None] | None = None,
-        priority: Priority | None = None,
-        ttl: Duration | None = None,
-        keys: Sequence[str | None] | None = None,
+        self, topic: str, bodies: Sequence[Body], **options: Unpack[TopicManyOptions]
     ) -> list[Receipt]:
         """Store messages as one batch in every queue that is bound to `topic`, as Client.publish_topic_many()."""
-        return self._bridge.call(
-            self._client.publish_topic_many(topic, bodies, headers=headers, priority=priority, ttl=ttl, keys=keys)
-        )
+        return self._bridge.call(self._client.publish_topic_many(topic, bodies, **options))
 
     def flush(self) -> None:
         """Return once all that was published and settled before is durable, as Client.flush()."""
