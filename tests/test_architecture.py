@@ -39,6 +39,7 @@ FILES: Final = VALUES | {"errno", "fcntl", "os", "pathlib", "shutil", "stat"}
 CHILD: Final = THREADS | {"pathlib", "shutil", "subprocess"}
 ALL: Final = frozenset(sys.stdlib_module_names)
 
+FOR_DEVELOPERS: Final = names("dev fuzz mutate")
 VAGUE: Final = names("utils util helpers helper common manager misc")
 
 # What a pure module could still reach without an import that the table sees.
@@ -51,7 +52,7 @@ BROKER: Final = (
     "server.admission server.broker.* server.batch_cache server.dead_lettering server.dead_letters server.deliveries"
     " server.dispatch server.effects server.groups server.journal server.key_order server.limits server.peeking"
     " server.publishers server.publishing server.queue_settings server.queues server.rates server.removal"
-    " server.subscription"
+    " server.schedules server.subscription"
 )
 BELOW_BROKER: Final = "errors batch declaration events projections.*"
 BELOW_SERVER: Final = "errors batch declaration durations events log.* projections.* protocol.*"
@@ -99,8 +100,9 @@ TABLE: Final = (
     Row("protocol.*",    "errors batch protocol.*",                         VALUES,  "msgspec xxhash"),
 
     *(Row(part,          f"{BELOW_BROKER} {BROKER}", VALUES, "msgspec") for part in BROKER.split()),
-    Row("server.commands", f"errors batch protocol.* {BROKER}",             VALUES),
+    Row("server.commands", f"errors batch declaration protocol.* {BROKER}", VALUES),
     Row("server.conversation", f"errors batch protocol.* server.commands {BROKER}", VALUES, "msgspec"),
+    Row("server.cron",   "errors",                                          VALUES | {"zoneinfo"}, "cronsim"),
     Row("server.*",      f"{BELOW_SERVER} server.*",                        ALL,     "msgspec uvloop xxhash"),
 
     Row("client.*",      "errors batch durations protocol.* client.*",      ALL,     "msgspec"),
@@ -137,9 +139,14 @@ def sources(*folders: str) -> dict[Path, str]:
 
 
 def declared_libraries() -> frozenset[str]:
-    """The libraries that are installed together with VibeMQ. They are imported under the names they are declared by."""
+    """The libraries that are installed together with VibeMQ. They are imported under the names they are declared by.
+
+    What an extra brings is among them, but for those extras that are for work on VibeMQ itself.
+    """
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    return frozenset(re.split(r"[^\w-]", line, maxsplit=1)[0] for line in project["dependencies"])
+    extras = [lines for extra, lines in project["optional-dependencies"].items() if extra not in FOR_DEVELOPERS]
+    lines = [line for lines in (project["dependencies"], *extras) for line in lines]
+    return frozenset(re.split(r"[^\w-]", line, maxsplit=1)[0] for line in lines)
 
 
 def imports(path: Path, tree: ast.AST, known: frozenset[str]) -> Iterator[tuple[int, str]]:

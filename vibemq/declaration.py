@@ -1,10 +1,11 @@
-"""What a queue is declared with: its settings, their defaults, and the choices among them.
+"""What a queue is declared with: its settings, their defaults, and the choices among them; and likewise a schedule.
 
-The settings stand in the log, as the facts of the events that declare and change queues: what events.py says of adding
-a field holds for them too.
+They stand in the log, as the facts of the events that declare and change queues and schedules: what events.py says of
+adding a field holds for them too.
 """
 
 import enum
+from typing import Any
 
 import msgspec
 
@@ -97,3 +98,45 @@ class QueueSettings(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
     """How long a message's `dedup_id` is remembered, and another with the same is not stored; 0: not at all."""
     expires_ms: int = 0
     """A queue without consumers is deleted after this time; 0: never."""
+
+
+class Misfire(enum.StrEnum):
+    """What becomes of the times at which a schedule should have published, and the broker was away."""
+
+    SKIP = "skip"
+    """They are left out."""
+    ONCE = "once"
+    """One message stands for all of them."""
+    ALL = "all"
+    """Each gets its message, late."""
+
+
+class ScheduleSpec(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """What a schedule publishes, where and when. It has either `cron` or `every_ms`."""
+
+    queue: str
+    """The queue, or with `to_topic` the topic."""
+    to_topic: bool = False
+    body: bytes = b""
+    headers: dict[str, Any] = {}
+    """Plain values, as those of any message."""
+    priority: int = 4
+    ttl_ms: int = 0
+    """How long a message may wait to be delivered; 0: for ever."""
+    cron: str = ""
+    """Five fields: minute, hour, day of month, month, day of week."""
+    zone: str = "UTC"
+    """The time zone that `cron` is read in, by its name in the IANA database."""
+    every_ms: int = 0
+    start_us: int = 0
+    """No message is for a time before; intervals count from here. 0: from when the schedule was set."""
+    end_us: int = 0
+    """No message is for a time from here on; 0: there is no end."""
+    times: int = 0
+    """So many messages are published, and then the schedule is gone; 0: any number."""
+    misfire: Misfire = Misfire.ONCE
+
+    @property
+    def timing(self) -> tuple[str, str, int, int]:
+        """What its times follow from, but for their end."""
+        return self.cron, self.zone, self.every_ms, self.start_us

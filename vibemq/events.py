@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 
 import msgspec
 
-from vibemq.declaration import QueueSettings
+from vibemq.declaration import QueueSettings, ScheduleSpec
 from vibemq.errors import FormatUnsupported
 
 Span: TypeAlias = tuple[int, int, int]
@@ -601,21 +601,22 @@ class TransactionCommitted(Event, frozen=True):
 
 
 class ScheduleSet(Event, frozen=True):
-    """A schedule publishes the messages of a batch, which is the payload, again and again, or does so otherwise now.
+    """A schedule publishes a message again and again, or does so otherwise now.
 
-    `spec` is what the client said, as plain values (docs/protocol.md). `next_us` is when it does so next; 0: never.
+    Its number is the offset of the record that made it. The message is in `spec`, and there is no payload: to publish
+    it again it must be known to a projection. `next_us` is when it does so next; 0: it is paused.
     """
 
     TAG = Tag.SCHEDULE_SET
     schedule: int
     name: str
-    spec: dict[str, Any]
+    spec: ScheduleSpec
     next_us: int
     connection: int
 
 
 class SchedulePaused(Event, frozen=True):
-    """A schedule is `paused`, or goes on, then next at `next_us`."""
+    """A schedule is `paused`, or goes on, then next at `next_us`. `connection` is 0 when it could not go on."""
 
     TAG = Tag.SCHEDULE_PAUSED
     schedule: int
@@ -633,9 +634,10 @@ class ScheduleDeleted(Event, frozen=True):
 
 
 class Fired(Event, frozen=True):
-    """A schedule published its batch, the payload, for the time `due_us`; the next time is `next_us` (0: never).
+    """A schedule published its message, the payload, for the time `due_us`; the next time is `next_us` (0: never).
 
-    `missed` times before were left out. `targets` are as in Routed, one where it publishes to a queue.
+    That both are one record is what lets no crash publish it twice. `missed` times before were left out. `targets` are
+    as in Routed, one where it publishes to a queue.
     """
 
     TAG = Tag.FIRED

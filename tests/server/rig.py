@@ -8,6 +8,7 @@ from vibemq.batch import Batch, pack
 from vibemq.declaration import QueueSettings
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker
+from vibemq.server.cron import CronCalendar
 from vibemq.server.effects import Effect, Find, Load, Reading, StoredBatch
 from vibemq.server.journal import NewRecord
 from vibemq.server.limits import Limits
@@ -26,8 +27,14 @@ class Rig:
     """A broker, its log in memory, and its clock."""
 
     def __init__(
-        self, limits: Limits | None = None, defaults: QueueSettings | None = None, unroutable: str = ""
+        self,
+        limits: Limits | None = None,
+        defaults: QueueSettings | None = None,
+        unroutable: str = "",
+        *,
+        auto_create: bool = True,
     ) -> None:
+        self.auto_create = auto_create
         self.limits = limits or Limits()
         self.unroutable = unroutable
         self.defaults = defaults or QueueSettings()
@@ -39,7 +46,14 @@ class Rig:
     def begin(self, state: Projector) -> None:
         """Start a broker that goes on with this state."""
         self.loads.clear()
-        self.broker = Broker(state, self.limits, QueueDefaults(self.defaults), unroutable=self.unroutable)
+        self.broker = Broker(
+            state,
+            self.limits,
+            QueueDefaults(self.defaults),
+            auto_create=self.auto_create,
+            unroutable=self.unroutable,
+            calendar=CronCalendar(),
+        )
         self.broker.journal.now_us = self.now_us
         self.broker.start("1", self.now_us)
 

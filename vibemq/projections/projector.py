@@ -14,6 +14,7 @@ from vibemq.projections.dedup import Dedup
 from vibemq.projections.part import Part
 from vibemq.projections.producers import Producers
 from vibemq.projections.queue import Queue
+from vibemq.projections.schedules import Schedule
 from vibemq.projections.topology import Topology
 
 
@@ -35,6 +36,7 @@ class Projector:
         self.dead: dict[int, DeadLetters] = {}
         self.dedup = Dedup()
         self._several: set[Part] | None = None  # parts that take the event at hand, which has several things for them
+        self.schedules: dict[int, Schedule] = {}
         self._settled_offset = 0  # below it a part may be missing: the checkpoint was taken after its end
         # What is not listed concerns the audit alone.
         self._apply: dict[type[e.Event], Callable[[int, int, Any], None]] = {
@@ -67,6 +69,11 @@ class Projector:
             e.Dropped: self._dropped,
             e.DeadLettered: self._dead_lettered,
             e.Redriven: self._redriven,
+            e.ScheduleSet: self._schedule_set,
+            e.SchedulePaused: self._schedule_paused,
+            e.ScheduleDeleted: self._schedule_deleted,
+            e.Fired: self._fired,
+            e.Misfired: self._misfired,
         }
 
     def apply(self, offset: int, time_us: int, event: e.Event) -> None:
@@ -98,6 +105,9 @@ class Projector:
             if (dead := self.dead.get(number)) is not None:
                 yield dead
         yield from self.dedup.parts()
+        for number in sorted(self.schedules):
+            if (schedule := self.schedules.get(number)) is not None:
+                yield schedule
         yield self.audit
 
     def digests(self) -> dict[str, str]:
@@ -136,6 +146,8 @@ class Projector:
             self.dead[int(number)] = DeadLetters.restore(snapshot, as_of)
         elif kind == "dedup":
             self.dedup.restored(snapshot, as_of)
+        elif kind == "schedule":
+            self.schedules[int(number)] = Schedule.restore(snapshot, as_of)
         else:
             raise FormatUnsupported(f"a checkpoint holds a part {key!r} that this version does not know")
 
@@ -165,6 +177,14 @@ class Projector:
         if number not in self.dead and queue is not None and not queue.settings.mode.has_groups:
             self.dead[number] = DeadLetters(number)
         return self._dead(number, offset)
+
+    def _schedule(self, number: int, offset: int) -> Schedule | None:
+        """The schedule if this event is still to be added to it."""
+        schedule = self.schedules.get(number)
+        if schedule is None:
+            assert offset < self._settled_offset, f"event {offset} is about schedule {number}, which is not there"
+            return None
+        return schedule if self._fresh(schedule, offset) else None
 
     def _fresh(self, part: Part, offset: int) -> bool:
         """Whether this event is still to be added to a part, which is asked for that as often as it has something."""
@@ -366,3 +386,28 @@ class Projector:
             target.received_dead(event)
         if dead := self._dead_or_new(event.dead_queue, offset):
             dead.received(offset, time_us, event)
+
+    def _schedule_set(self, offset: int, time_us: int, event: e.ScheduleSet) -> None:
+        if event.schedule == offset and offset not in self.schedules:
+            self.schedules[offset] = Schedule(event, time_us)
+            self.schedules[offset].as_of = offset + 1
+        elif schedule := self._schedule(event.schedule, offset):
+            schedule.changed(event, time_us)
+
+    def _schedule_paused(self, offset: int, time_us: int, event: e.SchedulePaused) -> None:
+        if schedule := self._schedule(event.schedule, offset):
+            schedule.set_paused(event)
+
+    def _schedule_deleted(self, offset: int, time_us: int, event: e.ScheduleDeleted) -> None:
+        self.schedules.pop(event.schedule, None)
+
+    def _fired(self, offset: int, time_us: int, event: e.Fired) -> None:
+        for number, lane, sequence in event.targets:
+            if queue := self._queue(number, offset):
+                queue.routed(event, lane, sequence)
+        if schedule := self._schedule(event.schedule, offset):
+            schedule.fired(event)
+
+    def _misfired(self, offset: int, time_us: int, event: e.Misfired) -> None:
+        if schedule := self._schedule(event.schedule, offset):
+            schedule.misfired(event)

@@ -121,8 +121,8 @@ class Queue:
         if event.timed:
             self.timed = True
 
-    def routed(self, event: e.Routed, lane: int, sequence: int) -> None:
-        """A batch that was published to a topic became ready here, one of its targets."""
+    def routed(self, event: e.Routed | e.Fired, lane: int, sequence: int) -> None:
+        """A batch that was published to a topic, or by a schedule, became ready here, one of its targets."""
         self._grow(lane, sequence, event.count, event.bytes)
         if event.timed:
             self.timed = True

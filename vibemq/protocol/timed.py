@@ -99,7 +99,8 @@ class ListSchedules(Control, frozen=True, kw_only=True):
     """Ask for all schedules, or the one of a `name`.
 
     Done.result: a list of {"name", "queue", "to_topic", "cron", "zone", "every_ms", "start_us", "end_us", "times",
-    "misfire", "paused", "fired", "missed", "last_us", "next_us", "body", "headers", "priority", "ttl_ms"}.
+    "misfire", "paused", "fired", "missed", "last_us", "next_us", "problem", "body", "headers", "priority", "ttl_ms"};
+    body and headers only where one is asked for by name. `problem`: why the last time was left out, if it was.
     """
 
     request: Request

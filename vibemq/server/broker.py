@@ -5,7 +5,7 @@ by events, and leaves what must be written and sent in the journal. It does no I
 cannot be done raises a RequestError before it has changed anything.
 
 The broker itself knows who is connected; the parts that decide are `publishing`, `publishers`, `queues`, `groups`,
-`deliveries` and `dead_letters`.
+`deliveries`, `dead_letters` and `schedules`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +30,7 @@ from vibemq.server.publishers import Publishers
 from vibemq.server.publishing import Publishing
 from vibemq.server.queue_settings import Declaration, QueueDefaults
 from vibemq.server.queues import Queues
+from vibemq.server.schedules import Calendar, NoCalendar, Schedules
 from vibemq.server.subscription import Subscription
 
 JSON_TURN_MESSAGES_MAX = 256
@@ -75,8 +76,9 @@ class Broker:
         *,
         auto_create: bool = True,
         unroutable: str = "",
+        calendar: Calendar | None = None,
     ) -> None:
-        """Continue with a state in which nobody is connected."""
+        """Continue with a state in which nobody is connected. Without a `calendar` schedules have intervals only."""
         self.journal = Journal(state)
         self.limits = limits
         self._state = state
@@ -90,6 +92,7 @@ class Broker:
         self.publishing = Publishing(
             self.journal, self._cache, self.deliveries, self.queues, self._admission, self.publishers
         )
+        self.schedules = Schedules(self.journal, self.publishing, limits, calendar or NoCalendar())
         self.peeking = Peeking(self.journal, limits)
         self.dead_letters = DeadLetters(self.journal, self.deliveries, dispatcher, limits)
         self._connections: dict[int, Connection] = {}
@@ -105,6 +108,7 @@ class Broker:
         self.queues.declare_all(declarations or {})
         for queue in self._state.queues.values():
             self.groups.watch_idle(queue)
+        self.schedules.start()
 
     def stop(self, reason: str) -> None:
         """End; every consumer is gone by this."""
@@ -145,6 +149,7 @@ class Broker:
         self.deliveries.tick()
         self.groups.tick()
         self.queues.tick()
+        self.schedules.tick()
         self.end_turn()
         known = self._state.producers.known
         if len(known) > self.limits.producers:
@@ -167,7 +172,7 @@ class Broker:
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
-        parts = (self.deliveries, self.groups, self.queues, self.publishers)
+        parts = (self.deliveries, self.groups, self.queues, self.publishers, self.schedules)
         times = [due_us for part in parts if (due_us := part.next_due_us()) is not None]
         return min(times, default=None)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from vibemq.declaration import Misfire, ScheduleSpec
 from vibemq.errors import InvalidRequest
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import check_name
@@ -137,6 +138,37 @@ def _filter(ask: m.DeadLetters | m.Redrive) -> Filter:
     return Filter(ask.reason, ask.source, ask.error, ask.since_us, ask.until_us)
 
 
+def _set_schedule(broker: Broker, connection: int, ask: m.SetSchedule) -> None:
+    spec = ScheduleSpec(
+        queue=ask.queue,
+        to_topic=ask.to_topic,
+        body=ask.body,
+        headers=ask.headers,
+        priority=ask.priority,
+        ttl_ms=ask.ttl_ms,
+        cron=ask.cron,
+        zone=ask.zone,
+        every_ms=ask.every_ms,
+        start_us=ask.start_us,
+        end_us=ask.end_us,
+        times=ask.times,
+        misfire=Misfire(ask.misfire),
+    )
+    broker.schedules.set(connection, ask.request, ask.name, spec)
+
+
+def _list_schedules(broker: Broker, connection: int, ask: m.ListSchedules) -> None:
+    broker.schedules.list_all(connection, ask.request, ask.name)
+
+
+def _pause_schedule(broker: Broker, connection: int, ask: m.PauseSchedule) -> None:
+    broker.schedules.pause(connection, ask.request, ask.name, paused=ask.paused)
+
+
+def _delete_schedule(broker: Broker, connection: int, ask: m.DeleteSchedule) -> None:
+    broker.schedules.delete(connection, ask.request, ask.name)
+
+
 def _flush(broker: Broker, connection: int, ask: m.Flush) -> None:
     broker.flush(connection, ask.request)
 
@@ -169,6 +201,10 @@ COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
     m.Peek: _peek,
     m.DeadLetters: _dead_letters,
     m.Redrive: _redrive,
+    m.SetSchedule: _set_schedule,
+    m.ListSchedules: _list_schedules,
+    m.PauseSchedule: _pause_schedule,
+    m.DeleteSchedule: _delete_schedule,
     m.Flush: _flush,
     m.Digest: _digest,
 }

@@ -27,6 +27,9 @@ class Limits:
     groups_per_queue: int = 1_000
     bindings: int = 200_000
     bindings_per_queue: int = 5_000
+    schedules: int = 1_000
+    schedule_bytes: int = 64 * KIB
+    schedule_catch_up: int = 10_000
     unacked_per_subscription: int = 200_000
     credit_bytes_per_subscription: int = 256 * MIB
     publish_window_bytes: int = 16 * MIB

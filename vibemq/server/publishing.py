@@ -235,7 +235,7 @@ class Publishing:
             timed,
         )
 
-    def stored(self, decided: Decided, event: e.Published | e.Routed, offset: int, index: int) -> None:
+    def stored(self, decided: Decided, event: e.Published | e.Routed | e.Fired, offset: int, index: int) -> None:
         """A batch is in record `offset`, from `index` on: keep it at hand, and count it for the rates."""
         batch, queues = decided.batch, decided.queues
         dead = e.DeadReason.UNROUTABLE if decided.unroutable else 0

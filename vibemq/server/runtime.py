@@ -25,6 +25,7 @@ from vibemq.server.broker import Broker
 from vibemq.server.checkpointer import Checkpointer
 from vibemq.server.clock import BrokerClock
 from vibemq.server.connection import TURN_US, ClientConnection
+from vibemq.server.cron import CronCalendar
 from vibemq.server.outbox import Outbox
 from vibemq.server.queues import check_declarations
 from vibemq.server.settings import Settings
@@ -114,7 +115,9 @@ class Runtime:
             settings.defaults,
             auto_create=settings.auto_create,
             unroutable=settings.unroutable,
+            calendar=CronCalendar(),
         )
+        self.broker.schedules.has_room = self._has_room
         self._journal = self.broker.journal
         self.writer = Writer(
             storage.log, settings.fsync, self._loop.call_soon_threadsafe, self._on_durable, self._on_failure
@@ -373,6 +376,14 @@ class Runtime:
         if self._unsynced_bytes() > self.settings.limits.unsynced_bytes:
             connection.pause_reading()
             self._paused[connection] = None
+
+    def _has_room(self, size: int) -> bool:
+        """Whether the broker may publish so much by itself: the disk has room, and the log is not behind."""
+        try:
+            return self._unsynced_bytes() <= self.settings.limits.unsynced_bytes and self.storage.log.admit(size)
+        except StorageError as error:
+            self._on_failure(error)
+            return False
 
     def _unsynced_bytes(self) -> int:
         return self.storage.log.buffered_bytes
