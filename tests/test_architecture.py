@@ -87,7 +87,9 @@ TABLE: Final = (
     Row("batch",         "errors",                                          VALUES,  "msgspec"),
     Row("durations",     "errors",                                          VALUES),
     Row("declaration",   "",                                                VALUES,  "msgspec"),
-    Row("events",        "errors batch declaration",                        VALUES,  "msgspec"),
+    Row("event_base",    "",                                                VALUES,  "msgspec"),
+    Row("topology_events", "declaration event_base",                        VALUES),
+    Row("events",        "errors declaration event_base topology_events",   VALUES,  "msgspec"),
 
     Row("log.frame",     "errors batch events",                             VALUES,  "msgspec xxhash"),
     Row("log.disk",      "errors",                                          FILES),

@@ -9,268 +9,79 @@ other change raises VERSION and adds an upcaster that turns the old array into t
 subscriptions appear as numbers; the events that introduce them carry the names.
 """
 
-import enum
 from collections.abc import Callable
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from vibemq.declaration import QueueSettings, ScheduleSpec
+from vibemq.declaration import ScheduleSpec
 from vibemq.errors import FormatUnsupported
-
-Span: TypeAlias = tuple[int, int, int]
-Spans: TypeAlias = tuple[Span, ...]
-Arrival: TypeAlias = tuple[int, int, int, int]
-"""Messages that came: (queue, lane, sequence of the first, count)."""
-Entry: TypeAlias = tuple[int, int, int, int, int, int]
-"""Messages of one record that wait for their time: (due us, record offset, index, count, bytes, lane)."""
-Hashes: TypeAlias = bytes
-Duplicate: TypeAlias = tuple[int, int, int]
-"""A message that was there already: (position in what was published, record offset, index)."""
-
-DEFAULT_GROUP: Final = 0
-DEFAULT_LANE: Final = 0
-DEDUP_BYTES: Final = 16
-"""The length of a hashed dedup id."""
-
-
-class Tag(enum.IntEnum):
-    """The stable numbers of all kinds of event. Those without a class below are reserved for what comes."""
-
-    BROKER_STARTED = 1
-    BROKER_STOPPED = 2
-    CLIENT_CONNECTED = 3
-    CLIENT_REFUSED = 4
-    CLIENT_DISCONNECTED = 5
-    QUEUE_DECLARED = 10
-    QUEUE_CHANGED = 11
-    QUEUE_DELETED = 12
-    QUEUE_PURGED = 13
-    GROUP_CREATED = 14
-    GROUP_DELETED = 15
-    GROUP_SOUGHT = 16
-    QUEUE_RENAMED = 17
-    QUEUE_UNDELETED = 18
-    PUBLISHED = 20
-    TRANSACTION_COMMITTED = 21
-    MADE_READY = 22
-    PRODUCERS_FORGOTTEN = 23
-    ROUTED = 24
-    BOUND = 25
-    UNBOUND = 26
-    MATURED = 27
-    RESCHEDULED = 28
-    CANCELLED = 29
-    SUBSCRIBED = 30
-    UNSUBSCRIBED = 31
-    DELIVERED = 32
-    ACKED = 33
-    LEASE_EXTENDED = 34
-    RELEASED = 35
-    DROPPED = 36
-    DEAD_LETTERED = 40
-    REDRIVEN = 41
-    DEDUP_FORGOTTEN = 42
-    USER_CHANGED = 50
-    ROLE_CHANGED = 51
-    PERMISSION_CHANGED = 52
-    TOKEN_CHANGED = 53
-    SEGMENT_SEALED = 60
-    COMPACTED = 61
-    ERASED = 62
-    HORIZON = 63
-    BACKUP_TAKEN = 64
-    RESTORED = 65
-    SCHEDULE_SET = 70
-    SCHEDULE_PAUSED = 71
-    SCHEDULE_DELETED = 72
-    FIRED = 73
-    MISFIRED = 74
-
-
-class ReleaseReason(enum.IntEnum):
-    """Why unacked messages became ready again."""
-
-    NACKED = 1
-    LEASE_EXPIRED = 2
-    CONSUMER_LOST = 3
-    UNSUBSCRIBED = 4
-
-
-class DeadReason(enum.IntEnum):
-    """Why a message went to the dead letters."""
-
-    MAX_ATTEMPTS = 1
-    REJECTED = 2
-    EXPIRED = 3
-    OVERFLOW = 4
-    UNROUTABLE = 5
-
-
-class Event(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """The base of all events. TAG and VERSION belong to the class; the fields are the facts."""
-
-    TAG: ClassVar[Tag]
-    VERSION: ClassVar[int] = 1
-
-    @property
-    def arrivals(self) -> tuple[Arrival, ...]:
-        """Where this event made messages ready that were not there before."""
-        return ()
-
-
-class BrokerStarted(Event, frozen=True):
-    """A broker opened the log. After an unclean end, what groups with consumers had not settled may have been sent."""
-
-    TAG = Tag.BROKER_STARTED
-    version: str
-    clean: bool
-    wall_us: int
-
-
-class BrokerStopped(Event, frozen=True):
-    """A broker ended on purpose; every consumer is gone and what it held is ready again."""
-
-    TAG = Tag.BROKER_STOPPED
-    reason: str
-
-
-class ClientConnected(Event, frozen=True):
-    """A client passed the handshake."""
-
-    TAG = Tag.CLIENT_CONNECTED
-    connection: int
-    name: str
-    address: str
-    codec: str
-
-
-class ClientRefused(Event, frozen=True):
-    """`count` connections from `address` were refused since the last such event about it."""
-
-    TAG = Tag.CLIENT_REFUSED
-    address: str
-    reason: str
-    count: int
-
-
-class ClientDisconnected(Event, frozen=True):
-    """A client left or was lost. What it held is released by events of its own, before this one."""
-
-    TAG = Tag.CLIENT_DISCONNECTED
-    connection: int
-    reason: str
-
-
-class QueueDeclared(Event, frozen=True):
-    """A queue was created. `connection` is 0 when the broker did it itself."""
-
-    TAG = Tag.QUEUE_DECLARED
-    queue: int
-    name: str
-    settings: QueueSettings
-    connection: int
-
-
-class QueueChanged(Event, frozen=True):
-    """A queue has other settings from now on."""
-
-    TAG = Tag.QUEUE_CHANGED
-    queue: int
-    settings: QueueSettings
-    connection: int
-
-
-class QueueRenamed(Event, frozen=True):
-    """A queue has another name from now on."""
-
-    TAG = Tag.QUEUE_RENAMED
-    queue: int
-    name: str
-    connection: int
-
-
-class QueueDeleted(Event, frozen=True):
-    """A queue, its groups and all of its messages are gone: `count` messages, `bytes` of records.
-
-    With `until_us` it can be brought back up to that time: it has lost its name and its consumers, and keeps the rest.
-    """
-
-    TAG = Tag.QUEUE_DELETED
-    queue: int
-    count: int
-    bytes: int
-    connection: int
-    until_us: int = 0
-
-
-class QueueUndeleted(Event, frozen=True):
-    """A deleted queue is back, whole, as `name`."""
-
-    TAG = Tag.QUEUE_UNDELETED
-    queue: int
-    name: str
-    connection: int
-
-
-class QueuePurged(Event, frozen=True):
-    """All ready and waiting messages were thrown away; what consumers hold, `kept`, stays with them."""
-
-    TAG = Tag.QUEUE_PURGED
-    queue: int
-    count: int
-    bytes: int
-    connection: int
-    kept: Spans
-
-
-class GroupCreated(Event, frozen=True):
-    """A group begins to work through a queue, from `sequence` on. An `ephemeral` one goes soon after its consumers."""
-
-    TAG = Tag.GROUP_CREATED
-    queue: int
-    group: int
-    name: str
-    sequence: int
-    ephemeral: bool
-    connection: int
-
-
-class GroupDeleted(Event, frozen=True):
-    """A group is gone; its consumers ended before. `connection` is 0 when it had been idle for too long."""
-
-    TAG = Tag.GROUP_DELETED
-    queue: int
-    group: int
-    connection: int
-
-
-class GroupSought(Event, frozen=True):
-    """A group goes on from `sequence`, back or forth; what its consumers held was taken from them."""
-
-    TAG = Tag.GROUP_SOUGHT
-    queue: int
-    group: int
-    sequence: int
-    connection: int
-
-
-class Bound(Event, frozen=True):
-    """A queue gets what is published to topics that match `pattern`."""
-
-    TAG = Tag.BOUND
-    queue: int
-    pattern: str
-    connection: int
-
-
-class Unbound(Event, frozen=True):
-    """A queue no longer gets what is published to topics that match `pattern`."""
-
-    TAG = Tag.UNBOUND
-    queue: int
-    pattern: str
-    connection: int
+from vibemq.event_base import (
+    DEDUP_BYTES,
+    DEFAULT_GROUP,
+    DEFAULT_LANE,
+    Arrival,
+    DeadReason,
+    Duplicate,
+    Entry,
+    Event,
+    Hashes,
+    ReleaseReason,
+    Span,
+    Spans,
+    Tag,
+)
+from vibemq.topology_events import (
+    Bound,
+    BrokerStarted,
+    BrokerStopped,
+    ClientConnected,
+    ClientDisconnected,
+    ClientRefused,
+    GroupCreated,
+    GroupDeleted,
+    GroupSought,
+    QueueChanged,
+    QueueDeclared,
+    QueueDeleted,
+    QueuePurged,
+    QueueRenamed,
+    QueueUndeleted,
+    Unbound,
+)
+
+# Whoever imports the events finds what they are made of, too.
+__all__ = [
+    "DEDUP_BYTES",
+    "DEFAULT_GROUP",
+    "DEFAULT_LANE",
+    "Arrival",
+    "Bound",
+    "BrokerStarted",
+    "BrokerStopped",
+    "ClientConnected",
+    "ClientDisconnected",
+    "ClientRefused",
+    "DeadReason",
+    "Duplicate",
+    "Entry",
+    "Event",
+    "GroupCreated",
+    "GroupDeleted",
+    "GroupSought",
+    "Hashes",
+    "QueueChanged",
+    "QueueDeclared",
+    "QueueDeleted",
+    "QueuePurged",
+    "QueueRenamed",
+    "QueueUndeleted",
+    "ReleaseReason",
+    "Span",
+    "Spans",
+    "Tag",
+    "Unbound",
+]
 
 
 class Published(Event, frozen=True):
