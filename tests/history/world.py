@@ -12,7 +12,7 @@ from vibemq.errors import RequestError
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker, Subscribing
 from vibemq.server.dead_letters import Filter, Redriving
-from vibemq.server.effects import Find, StoredBatch
+from vibemq.server.effects import Find, Load, StoredBatch
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
 from vibemq.server.queue_settings import QueueDefaults
@@ -68,6 +68,7 @@ class World:
             if isinstance(load, Find):
                 self.broker.found(load, load.first)
                 continue
+            assert isinstance(load, Load)
             one = Batch(b"".join(batch.pack([b"x"])))
             self.broker.loaded(load, [StoredBatch(load.queue, load.lane, load.sequence, 0, 0, 0, 0, 0, one)])
             self.broker.end_turn()

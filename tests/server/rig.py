@@ -1,6 +1,6 @@
 """A broker without a runtime: commands go in, every event is kept in a list that stands for the log."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from vibemq import events as e
@@ -9,7 +9,7 @@ from vibemq.declaration import QueueSettings
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker
 from vibemq.server.cron import CronCalendar
-from vibemq.server.effects import Effect, Find, Load, Reading, StoredBatch
+from vibemq.server.effects import Effect, Find, Load, Reading, Recall, StoredBatch
 from vibemq.server.journal import NewRecord
 from vibemq.server.limits import Limits
 from vibemq.server.queue_settings import QueueDefaults
@@ -101,6 +101,9 @@ class Rig:
         if isinstance(load, Find):
             self.broker.found(load, self.first_from(load))
             return
+        if isinstance(load, Recall):
+            self.broker.transactions.recalled(load, self.log[load.offset].event)
+            return
         self.broker.loaded(load, self.stored(load))
 
     def first_from(self, find: Find) -> int:
@@ -116,8 +119,33 @@ class Rig:
         found = [one for offset in range(len(self.log)) for one in self._made_ready(offset, load)]
         return [one for one in found if one.end > load.sequence][:2]
 
+    def part(self, offset: int, index: int, count: int) -> Batch:
+        """Messages of a record."""
+        event, _, payload = self.log[offset]
+        for data in payload:  # the batches of a transaction, which are its parts
+            batch = Batch(data if isinstance(event, e.TransactionCommitted) else b"".join(payload))
+            if index < batch.count:
+                return Batch(b"".join(batch.cut(index, count)))
+            index -= batch.count
+        raise AssertionError("a record has all that is said to be in it")
+
+    def _in_transaction(
+        self, at: int, load: Load, event: e.TransactionCommitted, time_us: int
+    ) -> Iterator[StoredBatch]:
+        index = 0
+        parts: tuple[e.Published | e.Routed, ...] = (*event.published, *event.routed)
+        for part in parts:
+            dead = e.DeadReason.UNROUTABLE if isinstance(part, e.Routed) and part.unroutable else 0
+            for queue, lane, sequence, count in part.arrivals:
+                if (queue, lane) == (load.queue, load.lane):
+                    batch = self.part(at, index, count)
+                    yield StoredBatch(queue, lane, sequence, at, index, at, time_us, time_us, batch, dead=dead)
+            index += part.count
+
     def _made_ready(self, at: int, load: Load) -> list[StoredBatch]:
         event, time_us, payload = self.log[at]
+        if isinstance(event, e.TransactionCommitted):
+            return list(self._in_transaction(at, load, event, time_us))
         found = []
         for queue, lane, sequence, _ in event.arrivals:
             if (queue, lane) != (load.queue, load.lane):
@@ -129,8 +157,8 @@ class Rig:
                 continue
             first = sequence
             for origin, index, count in event.refs:
-                _, origin_us, origin_payload = self.log[origin]
-                part = Batch(b"".join(Batch(b"".join(origin_payload)).cut(index, count)))
+                origin_us = self.log[origin].time_us
+                part = self.part(origin, index, count)
                 dead = event.reason if isinstance(event, e.DeadLettered) else 0
                 found.append(StoredBatch(queue, lane, first, origin, index, at, origin_us, time_us, part, dead=dead))
                 first += count

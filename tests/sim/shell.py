@@ -363,6 +363,9 @@ class Shell:
                 raise Violation(f"{reading} comes to {sequence}")
             rules.found = sequence
             return lambda: self.broker.found(reading, sequence)
+        if isinstance(reading, f.Recall):
+            event = self.storage.recall(reading)
+            return lambda: self.broker.transactions.recalled(reading, event)
         batches = self.storage.load(reading)
         self.around.counts["loads"] += 1
         return lambda: self.broker.loaded(reading, batches)

@@ -4,8 +4,8 @@ Each method is one thing that a client, or the clock, can ask for. It decides on
 by events, and leaves what must be written and sent in the journal. It does no I/O and reads no clock. A command that
 cannot be done raises a RequestError before it has changed anything.
 
-The broker itself knows who is connected; the parts that decide are `publishing`, `publishers`, `queues`, `groups`,
-`deliveries`, `dead_letters` and `schedules`.
+The broker itself knows who is connected; the parts that decide are `publishing`, `publishers`, `transactions`,
+`queues`, `groups`, `deliveries`, `dead_letters` and `schedules`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,6 +32,7 @@ from vibemq.server.queue_settings import Declaration, QueueDefaults
 from vibemq.server.queues import Queues
 from vibemq.server.schedules import Calendar, NoCalendar, Schedules
 from vibemq.server.subscription import Subscription
+from vibemq.server.transactions import Transactions
 
 JSON_TURN_MESSAGES_MAX = 256
 """What a JSON subscription is sent in a turn: each message takes about 5 us to write as JSON."""
@@ -93,6 +94,9 @@ class Broker:
             self.journal, self._cache, self.deliveries, self.queues, self._admission, self.publishers
         )
         self.schedules = Schedules(self.journal, self.publishing, limits, calendar or NoCalendar())
+        self.transactions = Transactions(
+            self.journal, limits, self.deliveries, self.queues, self._admission, self.publishers, self.publishing
+        )
         self.peeking = Peeking(self.journal, limits)
         self.dead_letters = DeadLetters(self.journal, self.deliveries, dispatcher, limits)
         self._connections: dict[int, Connection] = {}
@@ -121,6 +125,7 @@ class Broker:
         self.journal.record(e.ClientConnected(number, name, address, codec))
         self._connections[number] = Connection(number, codec)
         self.publishers.connect(number, producer)
+        self.transactions.connect(number, producer)
         return number
 
     def disconnect(self, connection: int, reason: str, *, lost: bool) -> None:
@@ -130,6 +135,7 @@ class Broker:
             if subscription is not None:
                 self._end(subscription, lost=lost)
         self.publishers.disconnect(connection)
+        self.transactions.disconnect(connection)
         self.dead_letters.forget(connection)
         self.journal.record(e.ClientDisconnected(connection, reason))
 

@@ -63,6 +63,14 @@ def _extend(broker: Broker, connection: int, ask: m.Extend) -> None:
     broker.deliveries.extend(connection, ask.subscription, ask.deliveries, ask.lease_ms, ask.request)
 
 
+def _begin(broker: Broker, connection: int, ask: m.Begin) -> None:
+    broker.transactions.begin(connection, ask.request, ask.timeout_ms)
+
+
+def _rollback(broker: Broker, connection: int, ask: m.Rollback) -> None:
+    broker.transactions.rollback(connection, ask.request, ask.epoch)
+
+
 def _declare(broker: Broker, connection: int, ask: m.Declare) -> None:
     _check_target(ask)
     broker.queues.declare(connection, ask.request, ask.queue, ask.settings, ask.on_difference)
@@ -186,6 +194,8 @@ COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
     m.Ack: _ack,
     m.Nack: _nack,
     m.Extend: _extend,
+    m.Begin: _begin,
+    m.Rollback: _rollback,
     m.Declare: _declare,
     m.Change: _change,
     m.Rename: _rename,
@@ -208,4 +218,4 @@ COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
     m.Flush: _flush,
     m.Digest: _digest,
 }
-"""Publish and what concerns the connection itself are the connection's own affair."""
+"""Publish, Commit and what concerns the connection itself are the connection's own affair."""

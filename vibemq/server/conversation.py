@@ -17,6 +17,7 @@ from vibemq.server.broker import Broker
 from vibemq.server.commands import COMMANDS
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
+from vibemq.server.transactions import Commit
 
 PEEKS_MAX = 4
 """Peeks of a connection that may be unanswered: each holds megabytes while it is read."""
@@ -96,6 +97,8 @@ class Conversation:
                 self.peeks += isinstance(command, m.Peek | m.DeadLetters)
             elif isinstance(command, m.Publish):
                 self._publish(command)
+            elif isinstance(command, m.Commit):
+                self._commit(command)
             elif isinstance(command, m.Hello):
                 self._hello(command)
             elif isinstance(command, m.Ping):
@@ -133,11 +136,14 @@ class Conversation:
         )
         self._say(welcome)
 
-    def _publish(self, publish: m.Publish) -> None:
+    def _count_batch(self) -> None:
         window = self._limits.publish_window_batches
         self._unanswered_batches += 1
         if self._unanswered_batches > 2 * window:
             raise FlowExceeded(f"more than {window} batches were sent and not yet answered")
+
+    def _publish(self, publish: m.Publish) -> None:
+        self._count_batch()
         publishing, publishers = self._broker.publishing, self._broker.publishers
         try:
             try:
@@ -147,6 +153,30 @@ class Conversation:
                     publishers.refused(self.number, publish.queue, publish.sequence, to_topic=publish.to_topic)
                     raise
             publishing.publish(Publish(self.number, *msgspec.structs.astuple(publish)))
+        except RequestError:
+            self._unanswered_batches -= 1
+            raise
+
+    def _commit(self, commit: m.Commit) -> None:
+        self._count_batch()
+        transactions = self._broker.transactions
+        try:
+            # Acks alone go to the reserve, as all acks do: they are what makes room.
+            if commit.publishes and not transactions.has_stored(self.number, commit.sequence):
+                try:
+                    self._host.admit(sum(len(publish.batch.data) for publish in commit.publishes))
+                except DiskFull:
+                    transactions.end(self.number, commit.epoch)
+                    raise
+            number = self.number
+            publishes = [
+                Publish(number, 0, one.queue, 0, one.batch, 0, one.to_topic, one.delay_ms, one.due_us, one.dedup)
+                for one in commit.publishes
+            ]
+            acks = [(ack.subscription, ack.deliveries) for ack in commit.acks]
+            transactions.commit(
+                Commit(number, commit.request, commit.epoch, commit.sequence, publishes, acks, commit.oldest)
+            )
         except RequestError:
             self._unanswered_batches -= 1
             raise
@@ -177,7 +207,17 @@ class Conversation:
                 duplicate=effect.duplicate,
                 dropped=effect.dropped,
             )
+        elif type(effect) is f.Committed:
+            self._unanswered_batches -= 1
+            reply = m.Committed(
+                request=effect.request,
+                offset=effect.offset,
+                duplicate=effect.duplicate,
+                stored=tuple(m.Stored(*stored) for stored in effect.stored),
+            )
         else:
+            if type(effect) is f.Refusal and effect.of_batch:
+                self._unanswered_batches -= 1
             reply = _reply(effect)
         self.out += self._session.encode(reply)
 

@@ -328,20 +328,24 @@ class Deliveries:
         if not subscription.keeps:
             self._answer(connection, request, 0, 0)
             return
+        acked = self.settle(subscription, deliveries)
+        if acked.spans:
+            self._journal.record(acked)
+        asked = sum(end - start for start, end in deliveries)
+        self._answer(connection, request, asked, sum(end - start for _, start, end in acked.spans))
+
+    def settle(self, subscription: Subscription, deliveries: Runs) -> e.Acked:
+        """Let go of those deliveries that are still the consumer's: what is to be recorded of them."""
         if subscription.is_full:
             self._changed[subscription.queue] = None
         spans: list[Span] = []
-        size = asked = done = 0
+        size = 0
         for start, end in deliveries:
-            asked += end - start
             for piece in subscription.close(start, end):
                 append_span(spans, piece.span)
                 size += piece.bytes
-                done += piece.end - piece.start
                 self._settled(subscription, piece)
-        if spans:
-            self._journal.record(e.Acked(subscription.queue, subscription.group, number, tuple(spans), size))
-        self._answer(connection, request, asked, done)
+        return e.Acked(subscription.queue, subscription.group, subscription.id, tuple(spans), size)
 
     def nack(
         self,

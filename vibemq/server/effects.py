@@ -92,6 +92,27 @@ class Confirmed(NamedTuple):
     dropped: int = 0
 
 
+class Stored(NamedTuple):
+    """What became of one batch of a transaction, which is in its record from index `first` on; as in Confirmed."""
+
+    first: int
+    sequence: int
+    dropped: int = 0
+    due_us: int = 0
+    duplicates: tuple[tuple[int, int, int], ...] = ()
+
+
+class Committed(NamedTuple):
+    """A transaction is carried out, and its batches are stored."""
+
+    after: int
+    connection: int
+    request: int
+    offset: int
+    duplicate: bool
+    stored: tuple[Stored, ...]
+
+
 class Answer(NamedTuple):
     """A request succeeded."""
 
@@ -108,6 +129,8 @@ class Refusal(NamedTuple):
     connection: int
     request: int
     error: VibeMQError
+    of_batch: bool = False
+    """What was refused is one of the batches that a client may have unanswered."""
 
 
 class Delivery(NamedTuple):
@@ -193,7 +216,21 @@ class Peeked(NamedTuple):
     why: Sequence[dict[str, Any]] = ()
 
 
-Effect: TypeAlias = Confirmed | Answer | Refusal | Delivery | Drained | LeasesLost | Ended | Unblocked | Peeked
+class Recall(NamedTuple):
+    """Read what record `offset` says of a transaction that was committed before: its client asks again.
+
+    `to_topic` has for each of its batches whether it was for a topic.
+    """
+
+    offset: int
+    connection: int
+    request: int
+    to_topic: tuple[bool, ...]
+
+
+Effect: TypeAlias = (
+    Confirmed | Committed | Answer | Refusal | Delivery | Drained | LeasesLost | Ended | Unblocked | Peeked
+)
 """What goes to a client."""
-Reading: TypeAlias = Load | Find
+Reading: TypeAlias = Load | Find | Recall
 """What goes to the log instead."""

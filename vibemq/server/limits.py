@@ -35,6 +35,8 @@ class Limits:
     publish_window_bytes: int = 16 * MIB
     publish_window_batches: int = 1_000
     publish_rate_per_connection: int = 0
+    transactions_per_connection: int = 1_000
+    transaction_ms: int = 15 * 60 * 1000
     unread_bytes: int = 256 * MIB
     unsynced_bytes: int = 256 * KIB
     producers: int = 10_000

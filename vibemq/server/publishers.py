@@ -11,7 +11,7 @@ is taken next.
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from vibemq.declaration import Overflow
 from vibemq.errors import LimitExceeded, QueueBlocked
@@ -149,7 +149,7 @@ class Publishers:
         if bucket is not None and not bucket.available(self._journal.now_us):
             raise QueueBlocked(f"the rate of this connection, {bucket.rate} messages a second, is reached")
 
-    def block(self, publisher: Publisher, place: tuple[str, bool], wanted: Wanted, oldest: int, why: str) -> None:
+    def block(self, publisher: Publisher, place: tuple[str, bool], wanted: Wanted, oldest: int, why: str) -> NoReturn:
         """Remember that a connection waits at a place, and refuse what it wanted to publish.
 
         Raises:

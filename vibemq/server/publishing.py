@@ -5,7 +5,8 @@ and has changed nothing. A queue that is to be created on the way is decided on 
 with `create`. So any number of batches can be decided on before something of them is recorded.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from vibemq import events as e
@@ -22,8 +23,6 @@ from vibemq.server.effects import Confirmed, StoredBatch
 from vibemq.server.journal import Journal
 from vibemq.server.publishers import Place, Publisher, Publishers, Wanted
 from vibemq.server.queues import Queues
-
-NOTHING: Mapping[str, tuple[int, int]] = {}
 
 
 class Publish(NamedTuple):
@@ -62,6 +61,35 @@ class Decided(NamedTuple):
         """The lane of a queue that it goes to. Dead letters are all in one lane."""
         is_priority = queue.settings.mode is Mode.PRIORITY and not self.unroutable
         return self.publish.batch.priority if is_priority else DEFAULT_LANE
+
+
+class Together:
+    """What is decided already, and is to be recorded by the same record as a batch, before it.
+
+    `room` has messages and bytes that queues get by that, by name; below 0 where acks make room first. `created` are
+    queues that are created before. `arrived` has how many messages lanes get, as (queue, lane).
+    """
+
+    __slots__ = ("arrived", "created", "room")
+
+    def __init__(self) -> None:
+        """Begin with nothing decided."""
+        self.room: dict[str, tuple[int, int]] = {}
+        self.created: dict[str, Queue] = {}
+        self.arrived: defaultdict[tuple[int, int], int] = defaultdict(int)
+
+    def add_room(self, name: str, count: int, size: int) -> None:
+        """A queue gets so many messages more, or fewer."""
+        before = self.room.get(name, (0, 0))
+        self.room[name] = before[0] + count, before[1] + size
+
+    def add(self, decided: Decided) -> None:
+        """One batch more."""
+        for queue in decided.queues:
+            if decided.batch is not None:
+                self.add_room(queue.name, decided.batch.count, decided.batch.record_bytes)
+            if not queue.id:
+                self.created[queue.name] = queue
 
 
 class Publishing:
@@ -147,38 +175,47 @@ class Publishing:
 
     # --- deciding
 
-    def decide(self, publish: Publish, before: Mapping[str, tuple[int, int]] = NOTHING) -> Decided:
+    def decide(self, publish: Publish, together: Together | None = None) -> Decided:
         """What is stored of a batch, and where. Nothing is changed.
-
-        `before` are messages and bytes that queues, by name, get together with it, and before it.
 
         Raises:
             QueueFull, Unroutable, UnknownQueue, LimitExceeded: nothing.
             QueueBlocked: nothing for now.
         """
-        return self._routed(publish, before) if publish.to_topic else self._queued(publish, before)
+        return self._routed(publish, together) if publish.to_topic else self._queued(publish, together)
 
-    def _queued(self, publish: Publish, before: Mapping[str, tuple[int, int]]) -> Decided:
+    def _admit(self, queue: Queue, batch: Batch, together: Together | None) -> int:
+        before = together.room.get(queue.name, (0, 0)) if together is not None else (0, 0)
+        return self._admission.admit(queue, batch, before)
+
+    def _queued(self, publish: Publish, together: Together | None) -> Decided:
         name, batch = publish.name, publish.batch
         queue = self._state.queue_named(name)
+        if queue is None and together is not None:
+            queue = together.created.get(name)
         if queue is None:
             queue = self._queues.to_create(name)
-        count = self._admission.admit(queue, batch, before.get(name, (0, 0)))
+        count = self._admit(queue, batch, together)
         taken = batch if count == batch.count else _front(batch, count)
         return Decided(publish, (queue,), taken, batch.count - count, unroutable=False)
 
-    def _routed(self, publish: Publish, before: Mapping[str, tuple[int, int]]) -> Decided:
+    def _routed(self, publish: Publish, together: Together | None) -> Decided:
         """A batch is stored once, for every queue that is bound to its topic."""
         batch, admission = publish.batch, self._admission
         queues, unroutable = list(admission.bound_to(publish.name)), False
         if not queues:
             if not admission.unroutable:
                 raise Unroutable(f"no queue is bound to topic {publish.name!r}: nothing was stored")
-            queue = self._state.queue_named(admission.unroutable)
-            queues, unroutable = [queue or self._queues.to_create_for_dead_letters(admission.unroutable)], True
+            queues, unroutable = [self._for_unroutable(admission.unroutable, together)], True
         # Room in all of them, or none gets it; but a queue that drops the newest goes without.
-        takers = [one for one in queues if admission.admit(one, batch, before.get(one.name, (0, 0))) == batch.count]
+        takers = [queue for queue in queues if self._admit(queue, batch, together) == batch.count]
         return Decided(publish, takers, batch, 0 if takers else batch.count, unroutable)
+
+    def _for_unroutable(self, name: str, together: Together | None) -> Queue:
+        queue = self._state.queue_named(name)
+        if queue is None and together is not None:
+            queue = together.created.get(name)
+        return queue or self._queues.to_create_for_dead_letters(name)
 
     # --- recording
 
@@ -191,20 +228,16 @@ class Publishing:
         made = self._state.queue_named(queue.name) or self._queues.create(queue, connection)
         return decided._replace(queues=(made,))
 
-    def event(
-        self, decided: Decided, producer: int, before: Mapping[tuple[int, int], int] | None = None
-    ) -> e.Published | e.Routed:
-        """What is recorded of a batch.
-
-        `before` says how many messages lanes, as (queue, lane), get by the same record, and before this batch.
-        """
+    def event(self, decided: Decided, producer: int, together: Together | None = None) -> e.Published | e.Routed:
+        """What is recorded of a batch."""
         publish, batch = decided.publish, decided.batch
         targets = []
         for queue in decided.queues:
             lane = decided.lane(queue)
             sequence = queue.next.get(lane, 1)
-            if before:
-                sequence += before.get((queue.id, lane), 0)
+            if together is not None and batch is not None:
+                sequence += together.arrived[queue.id, lane]
+                together.arrived[queue.id, lane] += batch.count
             targets.append((queue.id, lane, sequence))
         count, size, timed = (batch.count, batch.record_bytes, batch.ttl_ms > 0) if batch is not None else (0, 0, False)
         if not publish.sequence:

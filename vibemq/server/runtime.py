@@ -12,6 +12,7 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from vibemq.batch import Batch
@@ -260,7 +261,7 @@ class Runtime:
         if journal.loads:
             loads, journal.loads = journal.loads, []
             for load in loads:
-                self._spawn(self._load(load) if isinstance(load, f.Load) else self._find(load))
+                self._spawn(self._fetch(load))
         self._flush()
 
     def _on_durable(self) -> None:
@@ -390,18 +391,19 @@ class Runtime:
 
     # --- reading back
 
-    async def _load(self, load: f.Load) -> None:
-        batches = await self._read(load)
+    async def _fetch(self, reading: f.Reading) -> None:
+        """Read what the broker asked for, and give it to it."""
+        tell: Callable[[], None]
+        if isinstance(reading, f.Load):
+            tell = partial(self.broker.loaded, reading, await self._read(reading))
+        elif isinstance(reading, f.Find):
+            tell = partial(self.broker.found, reading, await self._in_files(self.storage.find, reading))
+        else:
+            event = await self._in_files(self.storage.recall, reading)
+            tell = partial(self.broker.transactions.recalled, reading, event)
         if self.failure is None:
             self.begin()
-            self.broker.loaded(load, batches)
-            self.schedule()
-
-    async def _find(self, find: f.Find) -> None:
-        sequence = await self._in_files(self.storage.find, find)
-        if self.failure is None:
-            self.begin()
-            self.broker.found(find, sequence)
+            tell()
             self.append()
             self.schedule()
 

@@ -1,5 +1,6 @@
 """The log and its index under one roof: opened and replayed at the start, read from when a batch is not in memory."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -18,8 +19,9 @@ from vibemq.log.recovery import Recovery
 from vibemq.log.segment import SEGMENT_HEADER_BYTES
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
-from vibemq.server.effects import Find, Load, StoredBatch
+from vibemq.server.effects import Find, Load, Recall, StoredBatch
 from vibemq.server.journal import NewRecord
+from vibemq.server.payloads import sections
 
 _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 """What a state meets when it is restored from, or applies, what does not fit it."""
@@ -177,16 +179,27 @@ class Storage:
         """The batches that this record made ready in the queue and lane, without those before the wanted sequence."""
         if record.tag not in e.ARRIVING:
             return
-        event = record.event
-        for queue, lane, sequence, count in event.arrivals:
-            if (queue, lane) != (load.queue, load.lane) or sequence + count <= load.sequence:
-                continue
-            if isinstance(event, e.DeadLettered | e.Redriven):
-                yield from self._referred(record, event, load, sequence, origins)
-            else:
-                batch, at, time_us = Batch(bytes(record.payload)), record.offset, record.time_us
-                dead = e.DeadReason.UNROUTABLE if isinstance(event, e.Routed) and event.unroutable else 0
-                yield StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch, dead=dead)
+        event, offset, time_us = record.event, record.offset, record.time_us
+        for section in sections(event):
+            for queue, lane, sequence, count in section.arrivals:
+                if (queue, lane) != (load.queue, load.lane) or sequence + count <= load.sequence:
+                    continue
+                if isinstance(event, e.DeadLettered | e.Redriven):
+                    yield from self._referred(record, event, load, sequence, origins)
+                    continue
+                batch = section.batch(record.payload)
+                yield StoredBatch(
+                    queue,
+                    lane,
+                    sequence,
+                    offset,
+                    section.index,
+                    offset,
+                    time_us,
+                    time_us,
+                    batch,
+                    dead=section.dead,
+                )
 
     def _referred(
         self,
@@ -198,8 +211,8 @@ class Storage:
     ) -> Iterator[StoredBatch]:
         for offset, index, count in event.refs:
             if sequence + count > load.sequence:
-                whole, time_us = origins.read(offset)
-                batch = Batch(b"".join(whole.cut(index, count)))
+                whole, first, time_us = origins.read(offset, index)
+                batch = Batch(b"".join(whole.cut(index - first, count)))
                 yield StoredBatch(
                     load.queue,
                     load.lane,
@@ -213,6 +226,15 @@ class Storage:
                     dead=event.reason if isinstance(event, e.DeadLettered) else 0,
                 )
             sequence += count
+
+    def recall(self, recall: Recall) -> e.Event:
+        """The event that a Recall asks for. For any thread.
+
+        Raises:
+            BeyondLog: it is not written yet.
+            CorruptLog: the log is damaged there.
+        """
+        return self.log.read(recall.offset).event
 
     def find(self, find: Find) -> int:
         """The sequence that `find` asks for. By halves: each step reads one message. For any thread.
@@ -237,20 +259,28 @@ class _Origins:
 
     def __init__(self, log: Log) -> None:
         self._log = log
-        self._known: dict[int, tuple[Batch, int]] = {}
+        self._known: dict[int, tuple[list[int], list[Batch], int]] = {}
         self._bytes = 0
 
-    def read(self, offset: int) -> tuple[Batch, int]:
-        """The batch of that record, and its time."""
+    def read(self, offset: int, index: int) -> tuple[Batch, int, int]:
+        """The batch of that record that holds message `index`, the index of its first message, and its time."""
         found = self._known.get(offset)
         if found is None:
             record = self._log.read(offset)
-            found = self._known[offset] = Batch(bytes(record.payload)), record.time_us
-            self._bytes += len(found[0].data)
+            its_own = list(sections(record.event))
+            batches = [section.batch(record.payload) for section in its_own]
+            found = self._known[offset] = [section.index for section in its_own], batches, record.time_us
+            self._bytes += _bytes(batches)
             while self._bytes > ORIGINS_BYTES and len(self._known) > 1:
-                oldest, _ = self._known.pop(next(iter(self._known)))
-                self._bytes -= len(oldest.data)
-        return found
+                _, oldest, _ = self._known.pop(next(iter(self._known)))
+                self._bytes -= _bytes(oldest)
+        indices, batches, time_us = found
+        at = bisect_right(indices, index) - 1
+        return batches[at], indices[at], time_us
+
+
+def _bytes(batches: list[Batch]) -> int:
+    return sum(len(batch.data) for batch in batches)
 
 
 def open_index(disk: AnyDisk, log: Log) -> Index:

@@ -1,0 +1,477 @@
+"""Transactions: publishes and acks that happen together, or not at all."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from tests.server.rig import Rig, batch_of
+from vibemq import events as e
+from vibemq.declaration import Overflow, QueueSettings
+from vibemq.errors import (
+    InvalidRequest,
+    LimitExceeded,
+    QueueBlocked,
+    QueueFull,
+    RequestError,
+    SequenceTooOld,
+    TransactionConflict,
+    TransactionEnded,
+    TransactionTimeout,
+    UnknownQueue,
+    Unroutable,
+)
+from vibemq.projections import part as parts
+from vibemq.projections.projector import Projector
+from vibemq.server import effects as f
+from vibemq.server.broker import Subscribing
+from vibemq.server.limits import Limits
+from vibemq.server.publishing import Publish
+from vibemq.server.transactions import Commit
+
+MS = 1000
+
+
+class Desk(Rig):
+    """A rig with a client whose producer is 7, and what it asks for in transactions."""
+
+    def __init__(
+        self, limits: Limits | None = None, defaults: QueueSettings | None = None, unroutable: str = ""
+    ) -> None:
+        super().__init__(limits, defaults, unroutable)
+        self.client = self.connect()
+
+    def connect(self, producer: int = 7) -> int:
+        number = self.broker.connect("c", "here", "binary", producer)
+        self.take()
+        return number
+
+    def open(self, timeout_ms: int = 0, client: int = 0) -> int:
+        """The epoch of a new attempt."""
+        self.broker.transactions.begin(client or self.client, 1, timeout_ms)
+        answer = self.effects()[-1]
+        assert isinstance(answer, f.Answer)
+        return int(answer.result["epoch"])
+
+    def publish(self, name: str, *bodies: bytes, sequence: int = 0, client: int = 0) -> None:
+        """Publish without a transaction."""
+        batch = batch_of(bodies)
+        self.broker.publishing.publish(Publish(client or self.client, 1, name, sequence, batch))
+
+    def commit(
+        self,
+        *publishes: tuple[str, Sequence[bytes]],
+        acks: Sequence[tuple[int, f.Runs]] = (),
+        epoch: int = 0,
+        sequence: int = 0,
+        oldest: int = 0,
+        client: int = 0,
+    ) -> None:
+        """Commit: publishes to queues, or to topics where the name begins with a slash."""
+        client = client or self.client
+        batches = [
+            Publish(client, 0, name.removeprefix("/"), 0, batch_of(bodies), 0, name.startswith("/"))
+            for name, bodies in publishes
+        ]
+        epoch = epoch or self.open(client=client)
+        self.broker.transactions.commit(Commit(client, 2, epoch, sequence, batches, acks, oldest))
+
+    def refused(self, *publishes: tuple[str, Sequence[bytes]], error: type[RequestError], **more: Any) -> None:  # noqa: ANN401
+        """A commit that is refused, and of which nothing is done."""
+        if "epoch" not in more:
+            more["epoch"] = self.open()
+        self.take()
+        with pytest.raises(error):
+            self.commit(*publishes, **more)
+        assert self.take() == ([], [])
+
+    def consume(self, name: str, *, client: int = 0, messages: int = 10) -> int:
+        """A new consumer, and what is ready is on its way to it."""
+        client = client or self.client
+        self.broker.subscribe(Subscribing(client, 1, name, None, messages, 1_000_000))
+        answers = [one.result for one in self.effects() if isinstance(one, f.Answer)]
+        number = answers[-1]["subscription"]
+        self.broker.end_turn()
+        return int(number)
+
+    def bodies(self, name: str) -> list[tuple[bytes, str]]:
+        """What a queue hands out, with the ids of the messages."""
+        self.take()
+        client = self.connect(8)
+        self.consume(name, client=client, messages=100)
+        effects = self.effects()
+        while self.loads:
+            self.load_one()
+            self.broker.end_turn()
+            effects += self.effects()
+        return [
+            (body, f"{one.stored.origin.offset}-{one.stored.origin.index + one.first + at}")
+            for one in effects
+            if isinstance(one, f.Delivery)
+            for at, body in enumerate(one.stored.batch.bodies()[one.first : one.first + one.messages])
+        ]
+
+    def length(self, name: str) -> int:
+        queue = self.state.queue_named(name)
+        return queue.length if queue is not None else 0
+
+    def forget_messages(self) -> None:
+        """Another broker, which has nothing in memory, goes on."""
+        self.begin(self.replayed())
+        self.take()
+        self.client = self.connect()
+
+
+def test_all_of_a_transaction_is_one_record() -> None:
+    desk = Desk()
+    desk.publish("in", b"order")
+    consumer = desk.consume("in")
+    desk.take()
+    desk.commit(("a", [b"1", b"2"]), ("b", [b"3"]), ("a", [b"4"]), acks=[(consumer, ((1, 2),))], sequence=5)
+    events, (committed,) = desk.take()
+    assert [type(event) for event in events] == [e.QueueDeclared, e.QueueDeclared, e.TransactionCommitted]
+    offset = len(desk.log) - 1
+    stored = (f.Stored(0, 1), f.Stored(2, 1), f.Stored(3, 3))
+    assert committed == f.Committed(offset + 1, desk.client, 2, offset, duplicate=False, stored=stored)
+    assert [desk.length(name) for name in ("in", "a", "b")] == [0, 3, 1]
+    assert desk.bodies("a") == [(b"1", f"{offset}-0"), (b"2", f"{offset}-1"), (b"4", f"{offset}-3")]
+    assert desk.bodies("b") == [(b"3", f"{offset}-2")]
+
+
+def test_its_messages_are_read_back_from_the_log() -> None:
+    desk = Desk()
+    desk.commit(("a", [b"1", b"2"]), ("b", [b"3"]), ("a", [b"4"]))
+    desk.take()
+    offset = len(desk.log) - 1
+    desk.forget_messages()
+    assert desk.bodies("a") == [(b"1", f"{offset}-0"), (b"2", f"{offset}-1"), (b"4", f"{offset}-3")]
+    assert desk.bodies("b") == [(b"3", f"{offset}-2")]
+
+
+def test_topics_come_behind_queues_in_the_record_and_in_order_in_the_answer() -> None:
+    desk = Desk()
+    for name in ("x", "y"):
+        desk.broker.queues.declare(desk.client, 1, name, {})
+        desk.broker.queues.bind(desk.client, 1, name, "t.#")
+    desk.take()
+    desk.commit(("/t.a", [b"1", b"2"]), ("q", [b"3"]), ("/t.b", [b"4"]), sequence=1)
+    committed = desk.effects()[-1]
+    assert isinstance(committed, f.Committed)
+    assert committed.stored == (f.Stored(1, 0), f.Stored(0, 1), f.Stored(3, 0))
+    offset = committed.offset
+    assert [body for body, _ in desk.bodies("x")] == [b"1", b"2", b"4"]
+    assert desk.bodies("y") == [(b"1", f"{offset}-1"), (b"2", f"{offset}-2"), (b"4", f"{offset}-3")]
+
+
+def test_what_nobody_wants_is_a_dead_letter_as_always() -> None:
+    desk = Desk(unroutable="lost.dlq")
+    desk.commit(("/t", [b"1"]), ("q", [b"2"]), ("/t", [b"3"]))
+    desk.take()
+    queue = desk.state.queue_named("lost.dlq")
+    assert queue is not None
+    assert queue.length == 2
+    assert desk.state.dead[queue.id].open.total == 2
+    desk.forget_messages()
+    assert [body for body, _ in desk.bodies("lost.dlq")] == [b"1", b"3"]
+
+
+def test_dead_letters_of_a_transaction_are_read_back_by_their_index() -> None:
+    desk = Desk(defaults=QueueSettings(max_attempts=1))
+    desk.commit(("other", [b"x"] * 3), ("q", [b"1", b"2"]))
+    consumer = desk.consume("q")
+    desk.take()
+    desk.broker.deliveries.nack(desk.client, consumer, ((1, 3),), 0, delay_ms=None, reason="", reject=False)
+    desk.take()
+    desk.forget_messages()
+    assert [body for body, _ in desk.bodies("q.dlq")] == [b"1", b"2"]
+
+
+# --- nothing of it
+
+
+def test_an_ack_that_is_no_longer_held_undoes_all_of_it() -> None:
+    desk = Desk()
+    desk.publish("in", b"1", b"2")
+    consumer = desk.consume("in")
+    desk.broker.deliveries.ack(desk.client, consumer, ((1, 2),), 0)
+    desk.refused(("a", [b"x"]), acks=[(consumer, ((1, 3),))], error=TransactionConflict)
+    desk.refused(("a", [b"x"]), acks=[(consumer + 1, ((1, 2),))], error=TransactionConflict)
+    desk.refused(("a", [b"x"]), acks=[(consumer, ((2, 4),))], error=TransactionConflict)
+    assert desk.length("in") == 1
+    assert desk.state.queue_named("a") is None
+    desk.commit(("a", [b"x"]), acks=[(consumer, ((2, 3),))])
+    assert desk.length("in") == 0
+
+
+def test_a_lost_lease_is_a_conflict() -> None:
+    desk = Desk()
+    desk.publish("in", b"1")
+    consumer = desk.consume("in")
+    epoch = desk.open()
+    desk.pass_time(31_000 * MS)
+    desk.broker.tick()
+    desk.refused(acks=[(consumer, ((1, 2),))], epoch=epoch, error=TransactionConflict)
+    assert desk.length("in") == 1
+
+
+def test_one_publish_that_is_refused_undoes_all_of_it() -> None:
+    desk = Desk(Limits(message_bytes=100, queues=4))
+    desk.broker.queues.declare(desk.client, 1, "in", {})
+    desk.broker.queues.declare(desk.client, 1, "small", {"max_length": 3})
+    desk.publish("in", b"1")
+    consumer = desk.consume("in")
+    acks = [(consumer, ((1, 2),))]
+    desk.refused(("a", [b"x"]), ("small", [b"x"] * 4), acks=acks, error=QueueFull)
+    desk.refused(("small", [b"x"] * 2), ("a", [b"x"]), ("small", [b"x"] * 2), acks=acks, error=QueueFull)
+    desk.refused(("a", [b"x"]), ("/t", [b"x"]), acks=acks, error=Unroutable)
+    desk.refused(("a", [b"x"]), ("in", [bytes(101)]), acks=acks, error=LimitExceeded)
+    desk.refused(("a", [b"x"]), ("b", [b"x"]), ("c", [b"x"]), acks=acks, error=LimitExceeded)
+    assert sorted(desk.state.topology.queues) == ["in", "small"]
+    assert [desk.length(name) for name in ("in", "small")] == [1, 0]
+    desk.commit(("small", [b"x"] * 3), ("a", [b"x"]), ("b", [b"x"]), ("a", [b"x"]), acks=acks)
+    assert [desk.length(name) for name in ("in", "small", "a", "b")] == [0, 3, 2, 1]
+
+
+def test_what_it_acks_makes_room_for_what_it_publishes() -> None:
+    desk = Desk()
+    desk.broker.queues.declare(desk.client, 1, "q", {"max_length": 2})
+    desk.publish("q", b"1", b"2")
+    consumer = desk.consume("q")
+    desk.refused(("q", [b"3"] * 2), acks=[(consumer, ((1, 2),))], error=QueueFull)
+    desk.commit(("q", [b"3"]), acks=[(consumer, ((1, 2),))])
+    assert desk.length("q") == 2
+
+
+# --- attempts
+
+
+def test_an_attempt_ends_with_its_commit_whatever_came_of_it() -> None:
+    desk = Desk()
+    epoch = desk.open()
+    desk.commit(("q", [b"x"]), epoch=epoch)
+    desk.take()
+    desk.refused(("q", [b"x"]), epoch=epoch, error=TransactionEnded)
+    epoch = desk.open()
+    desk.refused(("/t", [b"x"]), epoch=epoch, error=Unroutable)
+    desk.refused(("q", [b"x"]), epoch=epoch, error=TransactionEnded)
+    assert desk.length("q") == 1
+
+
+def test_a_rolled_back_attempt_is_over() -> None:
+    desk = Desk()
+    epoch = desk.open()
+    for _ in range(2):  # a second time does no harm
+        desk.broker.transactions.rollback(desk.client, 3, epoch)
+        assert desk.effects() == [f.Answer(0, desk.client, 3, None)]
+    desk.refused(("q", [b"x"]), epoch=epoch, error=TransactionEnded)
+    with pytest.raises(TransactionEnded):
+        desk.broker.transactions.rollback(desk.client, 3, epoch + 1)
+
+
+def test_an_attempt_is_open_for_so_long() -> None:
+    desk = Desk(Limits(transaction_ms=10))
+    soon, late = desk.open(4), desk.open(100)
+    desk.pass_time(5 * MS)
+    desk.refused(("q", [b"x"]), epoch=soon, error=TransactionTimeout)
+    desk.refused(("q", [b"x"]), epoch=soon, error=TransactionEnded)
+    desk.pass_time(4 * MS)
+    desk.commit(("q", [b"x"]), epoch=late)
+    late = desk.open()
+    desk.pass_time(10 * MS)
+    desk.refused(("q", [b"x"]), epoch=late, error=TransactionTimeout)
+    assert desk.length("q") == 1
+
+
+def test_so_many_may_be_open_at_a_time() -> None:
+    desk = Desk(Limits(transactions_per_connection=2))
+    first, _ = desk.open(), desk.open(5)
+    with pytest.raises(LimitExceeded, match="2 transactions open"):
+        desk.open()
+    desk.pass_time(5 * MS)
+    third = desk.open()  # the time of one is over
+    with pytest.raises(LimitExceeded):
+        desk.open()
+    desk.commit(epoch=first)
+    assert desk.open() > third
+
+
+def test_another_connection_of_the_producer_ends_its_attempts() -> None:
+    desk = Desk()
+    epoch, stranger = desk.open(), desk.connect(9)
+    stays = desk.open(client=stranger)
+    new = desk.connect(7)
+    desk.refused(("q", [b"late"]), epoch=epoch, sequence=1, error=TransactionEnded)
+    desk.refused(("q", [b"late"]), epoch=epoch, sequence=1, client=new, error=TransactionEnded)
+    desk.commit(("q", [b"x"]), epoch=stays, client=stranger)
+    desk.commit(("q", [b"x"]), client=new, sequence=1)
+    assert desk.length("q") == 2
+
+
+def test_begin_waits_until_the_connection_is_known_for_good() -> None:
+    desk = Desk()
+    number = desk.broker.connect("c", "here", "binary", 3)
+    connected = desk.state.next_offset
+    desk.publish("q", b"x")
+    desk.take()
+    desk.broker.transactions.begin(number, 1, 0)
+    (answer,) = desk.effects()
+    assert answer.after == connected
+
+
+# --- a commit that comes again
+
+
+def test_a_commit_sent_again_is_answered_with_what_came_of_it() -> None:
+    desk = Desk()
+    desk.broker.queues.declare(desk.client, 1, "small", {"max_length": 1, "overflow": "drop-newest"})
+    desk.broker.queues.bind(desk.client, 1, "small", "t")
+    desk.take()
+    publishes = ("/t", [b"1", b"2"]), ("small", [b"3"] * 2), ("q", [b"4"])
+    epoch = desk.open()
+    desk.commit(*publishes, epoch=epoch, sequence=3)
+    first = desk.effects()[-1]
+    assert isinstance(first, f.Committed)
+    assert first.stored == (f.Stored(2, 0, 2), f.Stored(0, 1, 1), f.Stored(1, 1))
+    for client in (desk.client, desk.connect(7)):
+        desk.commit(*publishes, epoch=epoch, sequence=3, client=client)
+        assert desk.take() == ([], [])
+        desk.load_one()
+        assert desk.take() == ([], [first._replace(connection=client, duplicate=True)])
+    desk.forget_messages()
+    desk.commit(*publishes, epoch=epoch, sequence=3)
+    assert desk.take() == ([], [])
+    desk.load_one()
+    assert desk.take() == ([], [first._replace(connection=desk.client, duplicate=True)])
+    desk.commit(*publishes[1:], epoch=epoch, sequence=3)
+    assert desk.take() == ([], [])
+    desk.load_one()
+    (refusal,) = desk.effects()
+    assert isinstance(refusal, f.Refusal)
+    assert refusal.of_batch
+    assert type(refusal.error) is InvalidRequest
+
+
+def test_batches_and_transactions_share_the_sequence() -> None:
+    desk = Desk()
+    desk.commit(("q", [b"x"]), sequence=1)
+    desk.publish("q", b"x", b"x", sequence=2)
+    desk.take()
+    with pytest.raises(InvalidRequest):
+        desk.publish("q", b"x", sequence=1)
+    desk.refused(("q", [b"x"]), sequence=2, error=InvalidRequest)
+    desk.commit(("q", [b"x"]), sequence=10, oldest=10)
+    desk.take()
+    desk.refused(("q", [b"x"]), sequence=4, error=SequenceTooOld)
+    assert desk.length("q") == 4
+
+
+def test_a_duplicate_that_cannot_be_told_ends_nothing_else() -> None:
+    """The attempt of a commit that is refused for its sequence stays open: it is not about this attempt."""
+    desk = Desk()
+    desk.publish("q", b"x", sequence=1)
+    epoch = desk.open()
+    desk.refused(("q", [b"x"]), sequence=1, epoch=epoch, error=InvalidRequest)
+    desk.commit(("q", [b"x"]), sequence=2, epoch=epoch)
+    assert desk.length("q") == 2
+
+
+# --- queues that block
+
+
+def blocking(desk: Desk, name: str, max_length: int) -> None:
+    desk.broker.queues.declare(desk.client, 1, name, {"max_length": max_length, "overflow": Overflow.BLOCK})
+    desk.take()
+
+
+def test_a_transaction_that_has_to_wait_stays_open() -> None:
+    desk = Desk()
+    blocking(desk, "q", 2)
+    desk.publish("q", b"1", b"2")
+    consumer = desk.consume("q")
+    desk.publish("in", b"order")
+    inner = desk.consume("in")
+    epoch = desk.open()
+    ask: dict[str, Any] = {"epoch": epoch, "sequence": 1, "acks": [(inner, ((1, 2),))]}
+    desk.refused(("q", [b"3"]), ("q", [b"4"]), error=QueueBlocked, **ask)
+    desk.broker.deliveries.ack(desk.client, consumer, ((1, 2),), 0)
+    desk.broker.end_turn()
+    assert desk.effects() == []  # room for one of two
+    desk.broker.deliveries.ack(desk.client, consumer, ((2, 3),), 0)
+    desk.broker.end_turn()
+    assert desk.effects() == [f.Unblocked(0, desk.client, "q")]
+    desk.commit(("q", [b"3"]), ("q", [b"4"]), **ask)
+    assert [desk.length(name) for name in ("q", "in")] == [2, 0]
+
+
+def test_what_can_never_fit_is_refused_for_good() -> None:
+    desk = Desk()
+    blocking(desk, "q", 2)
+    desk.publish("q", b"1")
+    desk.refused(("q", [b"3"] * 2), ("q", [b"4"]), error=QueueFull)
+    desk.refused(("q", [b"3"] * 3), error=QueueFull)
+    desk.broker.end_turn()
+    assert desk.effects() == []
+
+
+def test_batches_behind_a_transaction_that_waits_stay_behind_it() -> None:
+    desk = Desk()
+    blocking(desk, "q", 1)
+    desk.publish("q", b"1")
+    consumer = desk.consume("q")
+    epoch = desk.open()
+    desk.refused(("q", [b"2"]), epoch=epoch, sequence=1, error=QueueBlocked)
+    desk.broker.deliveries.ack(desk.client, consumer, ((1, 2),), 0)
+    with pytest.raises(QueueBlocked):
+        desk.publish("q", b"3", sequence=2)
+    desk.broker.end_turn()
+    assert f.Unblocked(0, desk.client, "q") in desk.effects()
+    desk.refused(("q", [b"2"]), epoch=epoch, sequence=3, error=QueueBlocked)  # what was refused comes first
+    desk.broker.end_turn()
+    desk.take()
+    desk.publish("q", b"3", sequence=2)
+
+
+def test_a_transaction_counts_for_the_rates() -> None:
+    desk = Desk(Limits(publish_rate_per_connection=10))
+    desk.broker.queues.declare(desk.client, 1, "q", {"publish_rate": 20})
+    desk.take()
+    desk.commit(("q", [b"x"] * 20), ("other", [b"x"]))
+    desk.take()
+    desk.refused(("q", [b"x"]), error=QueueBlocked)
+    desk.pass_time(1_000_000)
+    desk.broker.end_turn()
+    assert desk.effects() == []
+    desk.pass_time(2_000_000)
+    desk.broker.end_turn()
+    assert desk.effects() == [f.Unblocked(0, desk.client, "q")]
+    desk.commit(acks=[])  # who publishes nothing waits for no rate
+    desk.commit(("q", [b"x"]))
+
+
+def test_without_auto_creation_nothing_is_created() -> None:
+    desk = Desk()
+    desk.broker.queues._auto_create = False
+    desk.refused(("q", [b"x"]), error=UnknownQueue)
+
+
+# --- the state
+
+
+def test_every_part_holds_a_transaction_whole_or_not_at_all() -> None:
+    """Saved at any two offsets around it, the parts come to one state."""
+    desk = Desk(unroutable="lost.dlq")
+    desk.publish("q", b"1", b"2", b"3")
+    consumer = desk.consume("q")
+    desk.take()
+    before = Projector.restore(saved(desk.replayed()), len(desk.log))
+    desk.commit(("q", [b"4"]), ("/t", [b"5"]), ("q", [b"6"]), acks=[(consumer, ((1, 2), (3, 4)))], sequence=4)
+    desk.take()
+    start, later = before.next_offset, saved(desk.replayed())
+    for key, *_ in later:
+        mixed = [one for one in saved(before) if one[0] != key] + [one for one in later if one[0] == key]
+        state = desk.replayed(Projector.restore(mixed, start))
+        assert state.digests() == desk.state.digests(), key
+
+
+def saved(state: Projector) -> list[tuple[str, int, bytes]]:
+    return [(one.key, one.as_of, parts.encode(one)) for one in state.parts()]
