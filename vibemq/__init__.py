@@ -14,9 +14,11 @@
 from vibemq.client import (
     Client,
     DeadLetter,
+    DelayedMessage,
     Message,
     PeekedMessage,
     Receipt,
+    Schedule,
     SyncClient,
     SyncMessage,
     connect,
@@ -27,9 +29,11 @@ from vibemq.errors import VibeMQError
 __all__ = [
     "Client",
     "DeadLetter",
+    "DelayedMessage",
     "Message",
     "PeekedMessage",
     "Receipt",
+    "Schedule",
     "SyncClient",
     "SyncMessage",
     "VibeMQError",

@@ -3,12 +3,24 @@
 from vibemq.client.client import Client, connect
 from vibemq.client.consumer import Batches, Consuming, Messages
 from vibemq.client.dead_letters import Redriven
+from vibemq.client.delayed import DelayedMessage, MessageIds, ShownDelayed
 from vibemq.client.membership import StartAt
 from vibemq.client.message import Message, Received
+from vibemq.client.moment import Moment
 from vibemq.client.options import ConnectOptions
-from vibemq.client.outgoing import Body, MessageHeaders, Priority, Receipt
+from vibemq.client.outgoing import (
+    Body,
+    MessageHeaders,
+    Priority,
+    PublishManyOptions,
+    PublishOptions,
+    Receipt,
+    TopicManyOptions,
+    TopicOptions,
+)
 from vibemq.client.peeked import DeadLetter, PeekedMessage
 from vibemq.client.queues import Declaration, QueueSettings
+from vibemq.client.schedules import Schedule
 from vibemq.client.stats import Stats
 from vibemq.client.sync import SyncClient, connect_sync
 from vibemq.client.sync_messages import SyncMessage, SyncMessages
@@ -22,21 +34,30 @@ __all__ = [
     "Consuming",
     "DeadLetter",
     "Declaration",
+    "DelayedMessage",
     "Duration",
     "Message",
     "MessageHeaders",
+    "MessageIds",
     "Messages",
+    "Moment",
     "PeekedMessage",
     "Priority",
+    "PublishManyOptions",
+    "PublishOptions",
     "QueueSettings",
     "Receipt",
     "Received",
     "Redriven",
+    "Schedule",
+    "ShownDelayed",
     "StartAt",
     "Stats",
     "SyncClient",
     "SyncMessage",
     "SyncMessages",
+    "TopicManyOptions",
+    "TopicOptions",
     "connect",
     "connect_sync",
 ]

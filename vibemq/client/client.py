@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NoReturn, Self, Unpack
 from vibemq.client.consumer import Consuming, Messages
 from vibemq.client.dead_letters import DeadLetters
 from vibemq.client.declaring import Declarations
+from vibemq.client.delayed import Delayed
 from vibemq.client.link import Link
 from vibemq.client.membership import Membership, StartAt
 from vibemq.client.message import M, Message, Parcel, Received
@@ -17,6 +18,7 @@ from vibemq.client.publisher import Publisher
 from vibemq.client.publishing import Publishing
 from vibemq.client.puller import Puller
 from vibemq.client.requests import Requests
+from vibemq.client.schedules import Schedules
 from vibemq.client.settling import runs_of
 from vibemq.client.stats import Stats
 from vibemq.client.subscription import Subscription, Subscriptions
@@ -49,7 +51,7 @@ def address_of(url: str | None) -> Address:
     return parse(url or os.environ.get("VIBEMQ_URL") or DEFAULT_URL)
 
 
-class Client(Publishing, DeadLetters):
+class Client(Publishing, DeadLetters, Delayed, Schedules):
     """A connection to a broker. Its methods may be called from any task of the loop in which it was opened."""
 
     def __init__(self, address: Address, options: Options) -> None:

@@ -52,17 +52,21 @@ def waiting_time(delay: Duration | None, deliver_at: Moment | None) -> tuple[int
     if delay is not None:
         raise UsageError("delay says how long, and deliver_at until when a message waits: give one of them")
     # Never 0, which says that there is none: what was due in 1970 is due at once, as all that is past.
-    return 0, max(1, _due_us(deliver_at))
+    return 0, max(1, time_us(deliver_at, "deliver_at"))
 
 
-def _due_us(deliver_at: Moment) -> int:
-    if isinstance(deliver_at, datetime):
-        return microseconds(deliver_at, "deliver_at")
-    given: object = deliver_at
+def time_us(given: Moment, what: str) -> int:
+    """`given` as it travels; `what` names it in errors. What is beyond any clock counts as the last.
+
+    Raises:
+        UsageError: no time, one without a time zone, or one before 1970.
+    """
+    if isinstance(given, datetime):
+        return microseconds(given, what)
     if isinstance(given, bool) or not isinstance(given, int | float):
         raise UsageError(
-            f"deliver_at is a {type(given).__name__}: write a datetime with a time zone, or seconds since 1970"
+            f"{what} is a {type(given).__name__}: write a datetime with a time zone, or seconds since 1970"
         )
     if math.isnan(given) or given < 0:
-        raise UsageError(f"deliver_at is {given}: it is seconds since 1970, from 0 on")
+        raise UsageError(f"{what} is {given}: it is seconds since 1970, from 0 on")
     return round(min(given * 1_000_000, NUMBER_MAX))

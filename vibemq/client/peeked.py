@@ -1,6 +1,7 @@
 """Messages that were looked at and not taken."""
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypedDict
@@ -64,27 +65,33 @@ def dead_letter(queue: str, facts: dict[str, object]) -> DeadLetter:
         **_facts(str(facts.get("queue", queue)), facts),
         reason=str(dead.get("reason", "")),
         source=source if isinstance(source, str) else None,
-        attempts=_number(dead.get("attempts")),
+        attempts=number_of(dead.get("attempts")),
         error=str(dead.get("error", "")),
-        dead_at=_time(dead, "at"),
+        dead_at=time_of(dead, "at"),
     )
 
 
 def _facts(queue: str, facts: dict[str, object]) -> _Facts:
-    headers = facts.get("headers")
     return {
-        "body": _body(facts),
-        "headers": headers if isinstance(headers, dict) else {},
+        "body": body_of(facts),
+        "headers": headers_of(facts),
         "id": str(facts.get("id", "")),
         "queue": queue,
-        "sequence": _number(facts.get("sequence")),
-        "attempt": _number(facts.get("attempt", 1)),
+        "sequence": number_of(facts.get("sequence")),
+        "attempt": number_of(facts.get("attempt", 1)),
         "redelivered": bool(facts.get("redelivered")),
-        "published_at": _time(facts, "published_at"),
+        "published_at": time_of(facts, "published_at"),
     }
 
 
-def _body(facts: dict[str, object]) -> bytes:
+def headers_of(facts: Mapping[str, object]) -> Headers:
+    """The headers in the facts of a message."""
+    headers = facts.get("headers")
+    return headers if isinstance(headers, dict) else {}
+
+
+def body_of(facts: Mapping[str, object]) -> bytes:
+    """The body in the facts of a message."""
     body = facts.get("body")
     if isinstance(body, bytes):
         return body
@@ -93,12 +100,14 @@ def _body(facts: dict[str, object]) -> bytes:
     return base64.b64decode(str(facts.get("body_base64") or ""))
 
 
-def _number(value: object) -> int:
+def number_of(value: object) -> int:
+    """A number in the facts of a message; 0 where it is none."""
     return value if isinstance(value, int) else 0
 
 
-def _time(facts: dict[str, object], name: str) -> datetime:
+def time_of(facts: Mapping[str, object], name: str) -> datetime:
+    """A time in the facts of a message, UTC."""
     text = facts.get(name)
     if isinstance(text, str):
         return datetime.fromisoformat(text).astimezone(UTC)
-    return moment(_number(facts.get(f"{name}_us")))
+    return moment(number_of(facts.get(f"{name}_us")))

@@ -26,6 +26,7 @@ from vibemq.client.peeked import DeadLetter, PeekedMessage
 from vibemq.client.queues import QueueSettings
 from vibemq.client.stats import Stats
 from vibemq.client.sync_messages import Bridge, SyncConsuming, SyncMessage
+from vibemq.client.sync_timed import SyncTimed
 from vibemq.durations import Duration
 from vibemq.errors import ClientClosed
 from vibemq.protocol.fields import OnDifference
@@ -40,7 +41,7 @@ def connect_sync(url: str | None = None, **options: Unpack[ConnectOptions]) -> "
     return SyncClient(Client(address_of(url), Options.of(options)))
 
 
-class SyncClient:
+class SyncClient(SyncTimed):
     """A blocking client: the verbs of Client. Threads may share it; each consumer belongs to one of them."""
 
     def __init__(self, client: Client) -> None:
