@@ -224,6 +224,24 @@ class Batch:
         parts.append(self.data[start:stop])
         return parts
 
+    def pick(self, runs: Sequence[tuple[int, int]]) -> list[bytes | memoryview]:
+        """The parts of a batch that holds the messages first <= index < end of each run, which are in order."""
+        flags, count = self.flags, sum(end - first for first, end in runs)
+        head: list[bytes | memoryview] = [HEAD.pack(count, flags, self.priority, 0)]
+        if flags & TTL:
+            head.append(TTL_FIELD.pack(self.ttl_ms))
+        columns_at, starts = self._columns_at, list(accumulate(self.lengths, initial=self.records_at))
+        lengths = [self.data[columns_at + 4 * first : columns_at + 4 * end] for first, end in runs]
+        headers, keys = list[memoryview](), list[memoryview]()
+        if flags & HEADERS:
+            at = columns_at + 4 * self.count
+            headers = [self.data[at + 4 * first : at + 4 * end] for first, end in runs]
+        if flags & KEYS:
+            at = self.records_at - 8 * self.count
+            keys = [self.data[at + 8 * first : at + 8 * end] for first, end in runs]
+        records = [self.data[starts[first] : starts[end]] for first, end in runs]
+        return [*head, *lengths, *headers, *keys, *records]
+
     def bodies(self) -> list[bytes]:
         """The body of each message, copied out."""
         records = bytes(self.data[self.records_at :])

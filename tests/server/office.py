@@ -8,6 +8,7 @@ from vibemq.batch import Batch, pack
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
 from vibemq.server.batch_cache import BatchCache
+from vibemq.server.deduplication import Deduplication
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.dispatch import Dispatcher
 from vibemq.server.effects import Answer, StoredBatch
@@ -44,6 +45,7 @@ class Office:
             self.journal,
             self.deliveries,
             groups,
+            Deduplication(self.journal, self.limits),
             self.limits,
             self.defaults,
             auto_create=self.auto_create,

@@ -132,6 +132,18 @@ class QueueIds:
         time_us = found.times_us[bisect_left(found.offsets, offset)]
         return Known(offset, place & (1 << _INDEX_BITS) - 1, time_us)
 
+    @property
+    def oldest_times(self) -> tuple[int, int]:
+        """When the first and the last id of the oldest slice came, in us."""
+        times_us = self.slices[0].times_us
+        return times_us[0], times_us[-1]
+
+    def oldest_until(self, time_us: int) -> int:
+        """The offset below which are the ids of the oldest slice that came at `time_us` or earlier, and no others."""
+        oldest = self.slices[0]
+        end = bisect_right(oldest.times_us, time_us)
+        return oldest.offsets[end] if end < len(oldest.ids) else oldest.offsets[-1] + 1
+
     def add(self, offset: int, time_us: int, columns: list[tuple[int, Hashes]]) -> None:
         """Remember the ids of record `offset`, if that is still to be done: from which index on, and which."""
         ids, indices = [], []

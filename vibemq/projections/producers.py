@@ -11,13 +11,15 @@ from vibemq import events as e
 
 BATCHES_REMEMBERED: Final = 1024
 """How many accepted batches are remembered of each producer. Part of the fold: changing it changes digests."""
+DUPLICATES_REMEMBERED: Final = 1 << 17
+"""And how many duplicates in them, twice what a batch can have; the oldest batches go. Likewise."""
 
 
 class Accepted(NamedTuple):
     """A batch that was stored: the producer's sequence of its first message, and what was confirmed for it.
 
-    The last `dropped` of its `messages` were not stored. A transaction has 0 `messages`, and takes one sequence; what
-    was confirmed for it is in its record.
+    The last `dropped` of its `messages`, and its `duplicates`, were not stored. A transaction has 0 `messages`, and
+    takes one sequence; what was confirmed for it is in its record.
     """
 
     first: int
@@ -25,6 +27,8 @@ class Accepted(NamedTuple):
     offset: int
     sequence: int
     dropped: int = 0
+    due_us: int = 0
+    duplicates: tuple[e.Duplicate, ...] = ()
 
 
 class Producer:
@@ -41,6 +45,13 @@ class Producer:
     def find(self, first: int) -> Accepted | None:
         """The remembered batch that begins with sequence `first`."""
         return next((batch for batch in reversed(self.batches) if batch.first == first), None)
+
+    def bound_duplicates(self) -> None:
+        """Let the oldest batches go while there are too many duplicates in all."""
+        count = sum(len(batch.duplicates) for batch in self.batches)
+        while count > DUPLICATES_REMEMBERED:
+            count -= len(self.batches.popleft().duplicates)
+            self.oldest = max(self.oldest, self.batches[0].first)
 
     @property
     def remembered_from(self) -> int:
@@ -61,11 +72,14 @@ class Producers:
 
     def published(self, offset: int, event: e.Published | e.Routed) -> None:
         """Remember a batch."""
+        duplicates: tuple[e.Duplicate, ...] = ()
         if isinstance(event, e.Published):
-            messages, dropped = event.count + event.dropped, event.dropped
+            dropped, duplicates = event.dropped, event.duplicates
+            messages = event.count + dropped + len(duplicates)
         else:  # routed to nobody, as none had room: dropped
             messages, dropped = event.count, 0 if event.targets else event.count
-        self._accept(event, Accepted(event.producer_sequence, messages, offset, event.sequence, dropped))
+        first, sequence = event.producer_sequence, event.sequence
+        self._accept(event, Accepted(first, messages, offset, sequence, dropped, event.due_us, duplicates))
 
     def committed(self, offset: int, event: e.TransactionCommitted) -> None:
         """Remember a transaction."""
@@ -80,6 +94,8 @@ class Producers:
             producer.oldest = oldest = event.producer_oldest
             while producer.batches[0].first < oldest:  # the batch itself is not below it
                 producer.batches.popleft()
+        if accepted.duplicates:
+            producer.bound_duplicates()
 
     def forgotten(self, event: e.ProducersForgotten) -> None:
         """Drop these producers."""
@@ -98,5 +114,7 @@ class Producers:
         for number, highest, oldest, batches in snapshot:
             producer = producers.known[number] = Producer()
             producer.highest, producer.oldest = highest, oldest
-            producer.batches.extend(Accepted(*batch) for batch in batches)
+            for batch in batches:
+                duplicates = [tuple(map(tuple, found)) for found in batch[6:]]
+                producer.batches.append(Accepted(*batch[:6], *duplicates))
         return producers

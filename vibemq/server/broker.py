@@ -19,6 +19,7 @@ from vibemq.projections.queue import Queue
 from vibemq.server.admission import Admission
 from vibemq.server.batch_cache import BatchCache
 from vibemq.server.dead_letters import DeadLetters
+from vibemq.server.deduplication import Deduplication
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.dispatch import Dispatcher
 from vibemq.server.effects import Answer, Find, Load, StoredBatch
@@ -87,11 +88,26 @@ class Broker:
         dispatcher = Dispatcher(self.journal, self._cache)
         self.deliveries = Deliveries(self.journal, self._cache, dispatcher, limits, defaults)
         self.groups = Groups(self.journal, self.deliveries, limits)
-        self.queues = Queues(self.journal, self.deliveries, self.groups, limits, defaults, auto_create=auto_create)
+        self._deduplication = Deduplication(self.journal, limits)
+        self.queues = Queues(
+            self.journal,
+            self.deliveries,
+            self.groups,
+            self._deduplication,
+            limits,
+            defaults,
+            auto_create=auto_create,
+        )
         self._admission = Admission(self.journal, limits, unroutable)
         self.publishers = Publishers(self.journal, limits, self._admission)
         self.publishing = Publishing(
-            self.journal, self._cache, self.deliveries, self.queues, self._admission, self.publishers
+            self.journal,
+            self._cache,
+            self.deliveries,
+            self.queues,
+            self._admission,
+            self.publishers,
+            self._deduplication,
         )
         self.schedules = Schedules(self.journal, self.publishing, limits, calendar or NoCalendar())
         self.transactions = Transactions(
@@ -156,6 +172,7 @@ class Broker:
         self.groups.tick()
         self.queues.tick()
         self.schedules.tick()
+        self._deduplication.tick()
         self.end_turn()
         known = self._state.producers.known
         if len(known) > self.limits.producers:
@@ -178,7 +195,7 @@ class Broker:
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
-        parts = (self.deliveries, self.groups, self.queues, self.publishers, self.schedules)
+        parts = (self.deliveries, self.groups, self.queues, self.publishers, self.schedules, self._deduplication)
         times = [due_us for part in parts if (due_us := part.next_due_us()) is not None]
         return min(times, default=None)
 

@@ -206,6 +206,8 @@ class Conversation:
                 sequence=effect.sequence,
                 duplicate=effect.duplicate,
                 dropped=effect.dropped,
+                due_us=effect.due_us,
+                duplicates=effect.duplicates,
             )
         elif type(effect) is f.Committed:
             self._unanswered_batches -= 1

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from vibemq.batch import Batch
 from vibemq.errors import VibeMQError
+from vibemq.events import Duplicate
 
 Runs: TypeAlias = tuple[tuple[int, int], ...]
 """Half-open runs of a subscription's delivery numbers."""
@@ -81,7 +82,7 @@ class StoredBatch:
 
 
 class Confirmed(NamedTuple):
-    """A publish is stored, but for its last `dropped` messages."""
+    """A publish is stored, but for its last `dropped` messages, and for `duplicates`, as in Published."""
 
     after: int
     connection: int
@@ -90,6 +91,8 @@ class Confirmed(NamedTuple):
     sequence: int
     duplicate: bool
     dropped: int = 0
+    due_us: int = 0
+    duplicates: tuple[Duplicate, ...] = ()
 
 
 class Stored(NamedTuple):

@@ -40,6 +40,7 @@ class Limits:
     unread_bytes: int = 256 * MIB
     unsynced_bytes: int = 256 * KIB
     producers: int = 10_000
+    dedup_ids: int = 1_000_000
     cache_bytes: int = 32 * MIB
     peek_messages: int = 1_000
     peek_bytes: int = 8 * MIB

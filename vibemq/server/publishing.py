@@ -18,6 +18,7 @@ from vibemq.projections.producers import Accepted
 from vibemq.projections.queue import Queue
 from vibemq.server.admission import Admission
 from vibemq.server.batch_cache import BatchCache
+from vibemq.server.deduplication import OWN, Deduplication, Fresh, Sifted, check_queue
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.effects import Confirmed, StoredBatch
 from vibemq.server.journal import Journal
@@ -41,9 +42,10 @@ class Publish(NamedTuple):
 
 
 class Decided(NamedTuple):
-    """What is stored of a batch: `batch`, or None for nothing, in these queues. The last `dropped` messages are not.
+    """What is stored of a batch: `batch`, or None for nothing, in these queues, with `dedup` as its ids.
 
-    `unroutable`: it is a dead letter, as nobody wanted it.
+    `duplicates` are not, in the offsets of which OWN stands for the record that is to be; of the others the last
+    `dropped` are not. `unroutable`: it is a dead letter, as nobody wanted it.
     """
 
     publish: Publish
@@ -51,6 +53,8 @@ class Decided(NamedTuple):
     batch: Batch | None
     dropped: int
     unroutable: bool
+    dedup: bytes = b""
+    duplicates: tuple[e.Duplicate, ...] = ()
 
     @property
     def payload(self) -> tuple[memoryview, ...]:
@@ -67,15 +71,16 @@ class Together:
     """What is decided already, and is to be recorded by the same record as a batch, before it.
 
     `room` has messages and bytes that queues get by that, by name; below 0 where acks make room first. `created` are
-    queues that are created before. `arrived` has how many messages lanes get, as (queue, lane).
+    queues that are created before. `arrived` has how many messages lanes get, as (queue, lane). `fresh` has the ids.
     """
 
-    __slots__ = ("arrived", "created", "room")
+    __slots__ = ("arrived", "created", "fresh", "room")
 
     def __init__(self) -> None:
         """Begin with nothing decided."""
         self.room: dict[str, tuple[int, int]] = {}
         self.created: dict[str, Queue] = {}
+        self.fresh = Fresh()
         self.arrived: defaultdict[tuple[int, int], int] = defaultdict(int)
 
     def add_room(self, name: str, count: int, size: int) -> None:
@@ -85,6 +90,9 @@ class Together:
 
     def add(self, decided: Decided) -> None:
         """One batch more."""
+        if not decided.publish.to_topic:  # those to topics come after all others in the record
+            count = decided.batch.count if decided.batch is not None else 0
+            self.fresh.add(decided.publish.name, count, decided.dedup)
         for queue in decided.queues:
             if decided.batch is not None:
                 self.add_room(queue.name, decided.batch.count, decided.batch.record_bytes)
@@ -103,6 +111,7 @@ class Publishing:
         queues: Queues,
         admission: Admission,
         publishers: Publishers,
+        deduplication: Deduplication,
     ) -> None:
         """Publish to what is in the journal's state."""
         self._journal = journal
@@ -112,6 +121,7 @@ class Publishing:
         self._queues = queues
         self._admission = admission
         self._publishers = publishers
+        self._deduplication = deduplication
 
     # --- one batch
 
@@ -133,7 +143,7 @@ class Publishing:
                 self._publishers.check_rate(publisher)
             decided = self.decide(publish)
         except QueueBlocked as blocked:
-            wanted = Wanted(publish.sequence, publish.batch.count, publish.batch.record_bytes)
+            wanted = self._wanted(publish)
             self._publishers.block(publisher, (publish.name, publish.to_topic), wanted, publish.oldest, blocked.text)
         decided = self.create(decided)
         event = self.event(decided, publisher.producer)
@@ -141,8 +151,30 @@ class Publishing:
         self.stored(decided, event, offset, 0)
         if publisher.bucket is not None:
             publisher.bucket.take(publish.batch.count, self._journal.now_us)
-        accepted = Accepted(publish.sequence, publish.batch.count, offset, event.sequence, decided.dropped)
-        self._confirm(publish, accepted, duplicate=False)
+        self._journal.effects.append(
+            Confirmed(
+                offset + 1,
+                publish.connection,
+                publish.request,
+                offset,
+                event.sequence,
+                False,
+                decided.dropped,
+                event.due_us,
+                event.duplicates if isinstance(event, e.Published) else (),
+            )
+        )
+
+    def _wanted(self, publish: Publish) -> Wanted:
+        """What a batch that has to wait wants room for."""
+        batch: Batch | None = publish.batch
+        queue = self._state.queue_named(publish.name)
+        if publish.dedup and queue is not None and not publish.to_topic:
+            sifted = self._deduplication.sift(queue, publish.batch, publish.dedup, None)
+            batch = sifted.batch if sifted is not None else batch
+        if batch is None:
+            return Wanted(publish.sequence, 0, 0)
+        return Wanted(publish.sequence, batch.count, batch.record_bytes)
 
     def has_stored(self, connection: int, sequence: int) -> bool:
         """Whether a batch with this sequence of the connection's producer is known to be stored: it needs no room."""
@@ -158,7 +190,7 @@ class Publishing:
         if found is not None and found.messages == batch.count:
             if place is not None:  # it was refused here, and came by another connection
                 place.forget(sequence)
-            self._confirm(publish, found, duplicate=True)
+            self._confirm_again(publish, found)
             return True
         if found is not None:
             raise InvalidRequest(f"sequence {sequence} was used before, for a batch of {found.messages} messages")
@@ -167,10 +199,11 @@ class Publishing:
             raise SequenceTooOld(f"sequence {sequence} is below {known.remembered_from}, the oldest that is remembered")
         return False
 
-    def _confirm(self, publish: Publish, stored: Accepted, *, duplicate: bool) -> None:
-        _, _, offset, sequence, dropped = stored
+    def _confirm_again(self, publish: Publish, stored: Accepted) -> None:
+        _, _, offset, sequence, dropped, due_us, duplicates = stored
+        connection, request = publish.connection, publish.request
         self._journal.effects.append(
-            Confirmed(offset + 1, publish.connection, publish.request, offset, sequence, duplicate, dropped)
+            Confirmed(offset + 1, connection, request, offset, sequence, True, dropped, due_us, duplicates)
         )
 
     # --- deciding
@@ -182,7 +215,10 @@ class Publishing:
             QueueFull, Unroutable, UnknownQueue, LimitExceeded: nothing.
             QueueBlocked: nothing for now.
         """
-        return self._routed(publish, together) if publish.to_topic else self._queued(publish, together)
+        if publish.to_topic:
+            check_queue(publish.dedup)
+            return self._routed(publish, together)
+        return self._queued(publish, together)
 
     def _admit(self, queue: Queue, batch: Batch, together: Together | None) -> int:
         before = together.room.get(queue.name, (0, 0)) if together is not None else (0, 0)
@@ -195,9 +231,23 @@ class Publishing:
             queue = together.created.get(name)
         if queue is None:
             queue = self._queues.to_create(name)
+        if publish.dedup:
+            fresh = together.fresh if together is not None else None
+            sifted = self._deduplication.sift(queue, batch, publish.dedup, fresh)
+            if sifted is not None:
+                return self._without_duplicates(publish, queue, sifted, together)
         count = self._admit(queue, batch, together)
         taken = batch if count == batch.count else _front(batch, count)
         return Decided(publish, (queue,), taken, batch.count - count, unroutable=False)
+
+    def _without_duplicates(self, publish: Publish, queue: Queue, sifted: Sifted, together: Together | None) -> Decided:
+        """What is stored of a batch of which some messages may be there already: these need no room."""
+        left = sifted.batch
+        count = self._admit(queue, left, together) if left is not None else 0
+        taken = left if left is None or count == left.count else _front(left, count)
+        dedup = sifted.dedup(count)
+        self._deduplication.check_room(dedup, together.fresh if together is not None else None)
+        return Decided(publish, (queue,), taken, sifted.dropped(count), False, dedup, sifted.duplicates(count))
 
     def _routed(self, publish: Publish, together: Together | None) -> Decided:
         """A batch is stored once, for every queue that is bound to its topic."""
@@ -229,7 +279,7 @@ class Publishing:
         return decided._replace(queues=(made,))
 
     def event(self, decided: Decided, producer: int, together: Together | None = None) -> e.Published | e.Routed:
-        """What is recorded of a batch."""
+        """What is recorded of a batch, in the next record."""
         publish, batch = decided.publish, decided.batch
         targets = []
         for queue in decided.queues:
@@ -266,11 +316,21 @@ class Publishing:
             publish.oldest,
             decided.dropped,
             timed,
+            0,
+            decided.dedup,
+            self._placed(decided.duplicates) if decided.duplicates else (),
         )
+
+    def _placed(self, duplicates: tuple[e.Duplicate, ...]) -> tuple[e.Duplicate, ...]:
+        """The same, with the offset of the next record where they are in it."""
+        own = self._journal.next_offset
+        return tuple((at, own if offset == OWN else offset, index) for at, offset, index in duplicates)
 
     def stored(self, decided: Decided, event: e.Published | e.Routed | e.Fired, offset: int, index: int) -> None:
         """A batch is in record `offset`, from `index` on: keep it at hand, and count it for the rates."""
         batch, queues = decided.batch, decided.queues
+        if decided.dedup:
+            self._deduplication.watch(queues[0].id)
         dead = e.DeadReason.UNROUTABLE if decided.unroutable else 0
         arrivals = event.arrivals
         if batch is not None and arrivals:

@@ -22,6 +22,7 @@ from vibemq.errors import (
 from vibemq.projections.intervals import IntervalSet
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
+from vibemq.server.deduplication import Deduplication
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.effects import Answer
 from vibemq.server.groups import Groups
@@ -52,6 +53,7 @@ class Queues:
         journal: Journal,
         deliveries: Deliveries,
         groups: Groups,
+        deduplication: Deduplication,
         limits: Limits,
         defaults: QueueDefaults,
         *,
@@ -62,6 +64,7 @@ class Queues:
         self._state = journal.state
         self._deliveries = deliveries
         self._groups = groups
+        self._deduplication = deduplication
         self._limits = limits
         self._defaults = defaults
         self._auto_create = auto_create
@@ -191,6 +194,7 @@ class Queues:
         self._journal.record(e.QueueChanged(queue.id, settings, connection))
         self._deliveries.changed_settings(queue)
         self._groups.watch_idle(queue)
+        self._deduplication.watch(queue.id)
 
     def rename(self, connection: int, request: int, name: str, new_name: str) -> None:
         """Give a queue another name. Dead letters go where they went before: its own, and those that came to it.
