@@ -192,7 +192,7 @@ def test_the_state_of_a_broker_at_work() -> None:
             [(2, (1, 0, 1)), (4, (2, 0, 1))],
             [4, 4, 5],
         ],
-        "producers": [[8, 905, 0, [(901, 5, 11, 11, 0)]], [7, 14, 11, [(11, 4, 12, 16, 0)]]],
+        "producers": [[8, 905, 0, [(901, 5, 11, 11, 0, 0, ())]], [7, 14, 11, [(11, 4, 12, 16, 0, 0, ())]]],
         "queue/1": [*ORDERS, 600, *alone(lanes, held, waiting, 200)],
         "queue/2": [
             *MORGUE,
@@ -288,7 +288,7 @@ def test_the_state_of_queues_of_all_modes() -> None:
             [5, 3, 5],
         ],
         # What was not stored is remembered as well: it is confirmed again as it was.
-        "producers": [[5, 20, 17, [(17, 4, 33, 0, 4)]]],
+        "producers": [[5, 20, 17, [(17, 4, 33, 0, 4, 0, ())]]],
         "queue/1": [
             *EVENTS,
             [(0, 14)],
@@ -404,6 +404,9 @@ MODERN: Final = (
     e.GroupDeleted(1, 2, 0),
     e.QueueDeleted(3, 3, 150, 1),
     e.QueuePurged(1, 12, 1_200, 1, ()),
+    e.Published(1, 0, 14, 2, 20, 5, 21, 1, 21, 0, False, 0, b"d" * 16 + bytes(16), ((1, 13, 0),)),
+    e.Published(1, 0, 16, 1, 10, 0, 0, 1, dedup=b"e" * 16),
+    e.DedupForgotten(1, 52),
 )
 every_history = pytest.mark.parametrize("history", [HISTORY, MODERN], ids=["busy", "modern"])
 
