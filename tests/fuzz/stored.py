@@ -44,7 +44,7 @@ def run_events(data: bytes) -> None:
 
 def _event_seeds() -> list[bytes]:
     golden = [
-        bytes([int(path.name[:3]), int(path.stem.rpartition("v")[2])]) + bytes.fromhex(path.read_text())
+        bytes([int(path.name[:3]), int(path.stem.split("-")[2][1:])]) + bytes.fromhex(path.read_text())
         for path in sorted(GOLDEN.rglob("*.hex"))  # 020-Published-v1.hex
     ]
     return [*golden, *(bytes([record.tag, record.version]) + record.facts for record in _life()[1])]

@@ -1,7 +1,8 @@
 """A small log, byte for byte as this version writes it, and its walk in docs/log-format.md.
 
-The log in `earlier/` is the one that the first version wrote. It is never written again: it is read for ever. To write
-the files of the present one again, after the format was changed on purpose: `python -m tests.log.test_golden`.
+The log in `earlier/` is the one that the first version wrote, that in `earlier/modes` the one of the version that gave
+queues their modes. They are never written again: they are read for ever. To write the files of the present one again,
+after the format was changed on purpose: `python -m tests.log.test_golden`.
 """
 
 import re
@@ -14,18 +15,24 @@ from tests.counting import counted
 from tests.log.building import LOG_ID, TIME_US, seal_all, write
 from tests.sim.disk import SimulatedDisk
 from vibemq.batch import pack
+from vibemq.declaration import ScheduleSpec
 from vibemq.events import (
     Acked,
     BrokerStarted,
+    Cancelled,
     DeadLettered,
     DeadReason,
     Event,
+    Fired,
     GroupCreated,
+    Matured,
     Published,
     Redriven,
     Routed,
+    ScheduleSet,
     SegmentSealed,
     Subscribed,
+    TransactionCommitted,
 )
 from vibemq.log.disk import AnyDisk
 from vibemq.log.log import Log
@@ -44,7 +51,7 @@ FIRST_EVENTS = (
     (Published(1, 0, 4, 1, 3, 0, 0, 7), b"\x01\0\0\0\0\0\x04\0\x03\0\0\0end"),
 )
 """What the first version knew."""
-EVENTS = (
+MODES_EVENTS = (
     *FIRST_EVENTS,
     (GroupCreated(2, 1, "billing", 1, ephemeral=False, connection=7), b""),
     (
@@ -54,10 +61,39 @@ EVENTS = (
     (DeadLettered(1, 0, 0, ((7, 1, 2),), 3, DeadReason.EXPIRED, 1, "", 3, 1, ((7, 0, 1),)), b""),
     (Redriven(3, ((0, 1, 2),), 3, 1, 1, 7, 3, ((7, 0, 1),), 7), b""),
 )
+"""What was known when queues had got their modes."""
+LATER = b"".join(pack([b"later", b"too"]))
+NOW = b"".join(pack([b"now"]))
+DUE_US = TIME_US + 11
+EVENTS = (
+    *MODES_EVENTS,
+    (
+        Published(1, 0, 0, 2, 8, 0, 0, 7, due_us=DUE_US, dedup=bytes(range(16)) + bytes(16), duplicates=((1, 2, 0),)),
+        LATER,
+    ),
+    (
+        TransactionCommitted(
+            (Published(1, 0, 5, 1, 3, 0, 0, 0), Published(2, 0, 0, 2, 8, 0, 0, 0, due_us=DUE_US)),
+            (Routed("orders.new", ((1, 0, 6), (2, 0, 2)), 1, 3, 0, 0, 0),),
+            (Acked(1, 0, 3, ((0, 3, 4),), 3_500),),
+            (len(NOW), len(LATER), len(NOW)),
+            (7 << 20) + 1,
+            9,
+            1,
+            7,
+            1,
+        ),
+        NOW + LATER + NOW,
+    ),
+    (Matured(2, 0, 3, ((DUE_US, 11, 1, 2, 8, 0),), 8), b""),
+    (Cancelled(1, ((DUE_US, 10, 0, 2, 8, 0),), ((DUE_US, 10, 1, 1, 3, 0),), 7), b""),
+    (ScheduleSet(14, "beat", ScheduleSpec(queue="orders", body=b"now", every_ms=1_500), TIME_US + 15, 7), b""),
+    (Fired(14, TIME_US + 15, TIME_US + 1_500_015, 0, ((1, 0, 7),), 1, 3), NOW),
+)
 
 
 def build(disk: AnyDisk) -> Log:
-    """The log of the golden files: ten events, each synced before the next, and the seal of the first segment."""
+    """The log of the golden files: some events, each synced before the next, and the seal of the first segment."""
     log = Log.open(disk, new_log_id=lambda: LOG_ID, segment_bytes=4096, reserve_bytes=0, time_us=TIME_US)
     log.recover()
     for number, (event, payload) in enumerate(EVENTS):
@@ -84,7 +120,9 @@ def test_the_log_is_written_byte_for_byte_as_before() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "events"), [(GOLDEN, EVENTS), (GOLDEN / "earlier", FIRST_EVENTS)], ids=["present", "earlier"]
+    ("folder", "events"),
+    [(GOLDEN, EVENTS), (GOLDEN / "earlier" / "modes", MODES_EVENTS), (GOLDEN / "earlier", FIRST_EVENTS)],
+    ids=["present", "modes", "first"],
 )
 def test_the_golden_log_is_read(folder: Path, events: Sequence[tuple[Event, bytes]]) -> None:
     with counted("G15", 0) as logs:
