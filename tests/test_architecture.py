@@ -50,6 +50,7 @@ SYS_VALUES: Final = names("byteorder maxsize intern getsizeof version_info")
 # The broker and the parts it is made of: all of them decide and none of them acts. A new part is named here.
 BROKER: Final = (
     "server.admission server.broker.* server.batch_cache server.dead_lettering server.dead_letters server.deduplication"
+    " server.delayed"
     " server.deliveries server.dispatch server.effects server.groups server.journal server.key_order server.limits"
     " server.payloads server.peeking server.publishers server.publishing server.queue_settings server.queues"
     " server.rates server.removal server.schedules server.subscription server.transactions"
@@ -94,6 +95,7 @@ TABLE: Final = (
     Row("log.frame",     "errors batch events",                             VALUES,  "msgspec xxhash"),
     Row("log.disk",      "errors",                                          FILES),
     Row("log.index",     "errors batch events log.*",                       CHILD,   "lmdb msgspec xxhash"),
+    Row("log.tables",    "errors batch events log.*",                       THREADS, "lmdb xxhash"),
     Row("log.*",         "errors batch events log.*",                       THREADS, "msgspec xxhash"),
 
     Row("projections.*", "errors batch declaration events projections.*",   VALUES,  "msgspec xxhash sortedcontainers"),

@@ -11,7 +11,7 @@ from vibemq.log.segment import seal_segment
 from vibemq.projections import part as parts
 from vibemq.server.broker import Broker, Subscribing
 from vibemq.server.dead_letters import Filter, Redriving
-from vibemq.server.effects import Effect, Find, Load
+from vibemq.server.effects import Effect, Load, Recall
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
 from vibemq.server.queue_settings import QueueDefaults
@@ -76,11 +76,11 @@ class Driver:
             if not loads and not self.broker.has_more:
                 return
             for load in loads:
-                if isinstance(load, Find):
-                    self.broker.found(load, self.storage.find(load))
-                else:
-                    assert isinstance(load, Load)
+                if isinstance(load, Load):
                     self.broker.loaded(load, self.storage.load(load))
+                else:
+                    assert not isinstance(load, Recall)
+                    self.broker.found(load, self.storage.look(load))
 
     def connect(self, name: str, port: int = 50_000) -> int:
         self._next()

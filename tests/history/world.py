@@ -12,7 +12,7 @@ from vibemq.errors import RequestError
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker, Subscribing
 from vibemq.server.dead_letters import Filter, Redriving
-from vibemq.server.effects import Find, Load, StoredBatch
+from vibemq.server.effects import DelayedOf, DueAfter, Find, Load, StoredBatch
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
 from vibemq.server.queue_settings import QueueDefaults
@@ -65,6 +65,8 @@ class World:
         self.broker.end_turn()
         while journal.loads:  # all messages are alike, so what is to be read back is known
             load = journal.loads.pop()
+            if isinstance(load, DueAfter | DelayedOf):
+                continue
             if isinstance(load, Find):
                 self.broker.found(load, load.first)
                 continue

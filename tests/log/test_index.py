@@ -467,9 +467,9 @@ def test_what_is_saved_can_be_read_while_the_broker_has_it_open(disk: Disk) -> N
 def test_an_index_of_a_later_version_is_not_read(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     log = ready_log(disk)
     index = open_index(disk, log)
-    monkeypatch.setattr("vibemq.log.index.VERSION", 2)
+    monkeypatch.setattr("vibemq.log.index.VERSION", 3)
     assert index.commit(log.synced_mark)
     index.close()
     monkeypatch.undo()
-    with pytest.raises(StorageError, match="the index has version 2; this VibeMQ reads version 1"):
+    with pytest.raises(StorageError, match="the index has version 3; this VibeMQ reads version 2"):
         read_saved(disk, LOG_ID)

@@ -137,7 +137,7 @@ def test_an_entry_that_is_damaged_while_the_index_is_open(disk: Disk) -> None:
     index = open_index(disk)
     note(index)
     assert index.commit(Mark(5, 4, 64, 1))
-    index._seed += 1
+    index._tables._seed += 1
     with pytest.raises(StorageError, match="the index is damaged; start the broker again"):
         index.lookup_offset(3)
     index.close()

@@ -87,7 +87,7 @@ class QueuesMachine(PublishingMachine):
         new_name, connection = random.choice(["", "c"]), self.connection(random)
         queue = next(one for one, _ in reversed(self.model.deleted.values()) if one.name == name)
         is_taken = self.model.named(new_name or name) is not None
-        refusal = refused(lambda: self.rig.broker.queues.undelete(connection, 1, name, new_name))
+        refusal = refused(lambda: self.rig.broker.undelete(connection, 1, name, new_name))
         effects = self.settle()
         if is_taken:
             assert type(refusal) is DeclareConflict

@@ -6,10 +6,21 @@ from typing import TypeVar
 from vibemq import events as e
 from vibemq.batch import Batch, pack
 from vibemq.declaration import QueueSettings
+from vibemq.log.delayed import LAST, DueKey, due_key
 from vibemq.projections.projector import Projector
 from vibemq.server.broker import Broker
 from vibemq.server.cron import CronCalendar
-from vibemq.server.effects import Effect, Find, Load, Reading, Recall, StoredBatch
+from vibemq.server.effects import (
+    DelayedOf,
+    DueAfter,
+    Effect,
+    Find,
+    Load,
+    Reading,
+    Recall,
+    StoredBatch,
+    Waiting,
+)
 from vibemq.server.journal import NewRecord
 from vibemq.server.limits import Limits
 from vibemq.server.queue_settings import QueueDefaults
@@ -104,7 +115,53 @@ class Rig:
         if isinstance(load, Recall):
             self.broker.transactions.recalled(load, self.log[load.offset].event)
             return
+        if isinstance(load, DueAfter):
+            self.broker.found(load, self.due_after(load))
+            return
+        if isinstance(load, DelayedOf):
+            self.broker.found(load, self.delayed_of(load))
+            return
         self.broker.loaded(load, self.stored(load))
+
+    def delayed(self) -> list[Waiting]:
+        """All that waits for its time, as the log says, in the order of due times."""
+        found: dict[tuple[int, int, int], Waiting] = {}
+        for offset, (event, _, _) in enumerate(self.log):
+            if isinstance(event, e.Published | e.Routed | e.TransactionCommitted):
+                come = event.delayed(offset)
+                gone: list[Waiting] = []
+            elif isinstance(event, e.Matured):
+                come, gone = (), [(event.queue, entry) for entry in event.entries]
+            elif isinstance(event, e.Rescheduled | e.Cancelled):
+                gone = [(event.queue, entry) for entry in event.before]
+                come = tuple((event.queue, entry) for entry in event.after)
+            elif isinstance(event, e.QueuePurged) or (isinstance(event, e.QueueDeleted) and not event.until_us):
+                come, gone = (), [one for one in found.values() if one[0] == event.queue]
+            else:
+                continue
+            for queue, entry in gone:
+                assert found.pop((queue, entry[1], entry[2])) == (queue, entry)
+            for queue, entry in come:
+                assert (queue, entry[1], entry[2]) not in found
+                found[queue, entry[1], entry[2]] = (queue, entry)
+        return sorted(found.values(), key=lambda one: due_key(*one))
+
+    def due_after(self, reading: DueAfter) -> tuple[list[Waiting], DueKey]:
+        """What is due next."""
+        rest = [
+            (queue, entry)
+            for queue, entry in self.delayed()
+            if due_key(queue, entry) > reading.after and entry[0] < reading.until_us and queue not in reading.without
+        ]
+        return rest[: reading.most], due_key(*rest[reading.most - 1]) if len(rest) > reading.most else LAST
+
+    def delayed_of(self, reading: DelayedOf) -> list[tuple[e.Entry, tuple[int, ...]]]:
+        """The entries of some records, with the bytes of each message."""
+        return [
+            (entry, tuple(Batch(b"".join(self.log[entry[1]].payload)).lengths[entry[2] : entry[2] + entry[3]]))
+            for queue, entry in self.delayed()
+            if queue == reading.queue and entry[1] in reading.offsets
+        ]
 
     def first_from(self, find: Find) -> int:
         """The first message of a queue that became ready at a time or later."""
@@ -150,7 +207,7 @@ class Rig:
         for queue, lane, sequence, _ in event.arrivals:
             if (queue, lane) != (load.queue, load.lane):
                 continue
-            if not isinstance(event, e.DeadLettered | e.Redriven):
+            if not isinstance(event, e.DeadLettered | e.Redriven | e.Matured):
                 batch = Batch(b"".join(payload))
                 dead = e.DeadReason.UNROUTABLE if isinstance(event, e.Routed) and event.unroutable else 0
                 found.append(StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch, dead=dead))

@@ -181,7 +181,7 @@ class Shell:
                 raise Violation(f"{effect} leaves, and only what is below {self.log.synced} is durable")
             wire = self.wires.get(effect.connection)
             if wire is not None and wire.conversation is not None:
-                if isinstance(effect, f.Peeked):
+                if isinstance(effect, f.Peeked | f.DelayedListed | f.DelayedShown):
                     wire.conversation.answer_peek(effect.request, [])  # `Watch` has seen what is in it
                 else:
                     wire.conversation.send(effect)
@@ -366,6 +366,10 @@ class Shell:
         if isinstance(reading, f.Recall):
             event = self.storage.recall(reading)
             return lambda: self.broker.transactions.recalled(reading, event)
+        if not isinstance(reading, f.Load):
+            answer = self.storage.look(reading)
+            self.around.counts["delayed looked up"] += 1
+            return lambda: self.broker.found(reading, answer)
         batches = self.storage.load(reading)
         self.around.counts["loads"] += 1
         return lambda: self.broker.loaded(reading, batches)

@@ -3,10 +3,12 @@
 One entry for at least 64 KiB of log: a lookup is the nearest entry before, and a scan of bounded length. What was noted
 lives in an overlay in memory until a commit on a background thread writes it, in one transaction with the checkpoint.
 
-    DATA/index/      an LMDB environment with five tables; integers of keys are big-endian, of values little-endian
+    DATA/index/      an LMDB environment with seven tables; integers of keys are big-endian, of values little-endian
       places         offset                       -> checksum, offset, base, at
       times          time_us                      -> checksum, offset, base, at    (the first record of that time)
       sequences      queue, lane, first sequence  -> checksum, offset, base, at
+      due            due us, offset, index, queue -> checksum, count, bytes, lane    (messages that wait for their time)
+      placed         queue, offset, index         -> checksum, due us                (the same)
       parts          name                         -> checksum, as_of, blob         (the checkpoint)
       meta           "meta"                       -> checksum, version, mark, seals, start
 
@@ -33,18 +35,20 @@ import xxhash
 
 from vibemq.errors import CorruptLog, StorageError, UsageError
 from vibemq.events import Event, SegmentSealed
+from vibemq.log.delayed import Base, DelayedOverlay, MemoryBase
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import Mark, Place
 from vibemq.log.log import Log
 from vibemq.log.reading import MARK_BYTES
 from vibemq.log.segment import NO_SEAL
+from vibemq.log.tables import DelayedTables, Tables
 
 FOLDER: Final = "index"
 MAP_BYTES: Final = 64 << 30
 READERS_MAX: Final = 32
 CHECK_TIMEOUT_S: Final = 600
-VERSION: Final = 1
-TABLES: Final = (b"places", b"times", b"sequences", b"parts", b"meta")
+VERSION: Final = 2
+TABLES: Final = (b"places", b"times", b"sequences", b"due", b"placed", b"parts", b"meta")
 
 _NO_START: Final = (1 << 64) - 1
 _U64: Final = struct.Struct("<Q")
@@ -153,6 +157,14 @@ class Index(Protocol):
         `Log.find_sequence` goes on from there.
         """
 
+    @property
+    def overlay(self) -> "Overlay":
+        """What was noted and not committed."""
+
+    @property
+    def delayed(self) -> Base:
+        """The messages that wait for their time, as they were committed; to be read by way of `overlay.delayed`."""
+
     def close(self) -> None:
         """Give it back. What was not committed is replayed next time."""
 
@@ -175,6 +187,7 @@ class Overlay:
         self._lanes: dict[tuple[int, int], list[tuple[int, int, int, int]]] = {}
         self._lane_last: dict[tuple[int, int], tuple[int, int]] = {}
         self._base, self._next_at = -1, 0
+        self.delayed = DelayedOverlay()
 
     def note(self, offset: int, time_us: int, base: int, at: int, event: Event) -> None:
         """See `Index.note`."""
@@ -184,6 +197,7 @@ class Overlay:
             self._base, self._next_at = base, at + MARK_BYTES
         for queue, lane, sequence, _ in event.arrivals:
             self._note_sequence(offset, queue, lane, sequence, base, at)
+        self.delayed.note(offset, event)
         if isinstance(event, SegmentSealed):
             with self._lock:
                 self._noted.seals.append((offset, event.end, event.seal))
@@ -259,6 +273,7 @@ class MemoryIndex:
         self.failure = ""
         self._start: int | None = None
         self._parts: dict[str, tuple[int, bytes]] = {}
+        self.delayed = MemoryBase()
 
     def after_crash(self, log: Log) -> "MemoryIndex":
         """What a restart finds: only what was committed, if it belongs to this log; otherwise a new index."""
@@ -271,6 +286,7 @@ class MemoryIndex:
                 found.overlay._note_sequence(offset, queue, lane, first, base, at)  # noqa: SLF001
             found.mark, found.sealed, found.rebuilt = self.mark, self.sealed, ""
             found._start, found._parts = self._start, dict(self._parts)
+            found.delayed.entries = dict(self.delayed.entries)
         return found
 
     def note(self, offset: int, time_us: int, base: int, at: int, event: Event) -> None:
@@ -289,6 +305,9 @@ class MemoryIndex:
         _check_order(mark, put or {}, start)
         for _, end, seal in self.overlay.before(mark.offset).seals:
             self.sealed = max(self.sealed, (end, seal))
+        operations, floors = self.overlay.delayed.before(mark.offset)
+        self.delayed.commit(operations, floors)
+        self.overlay.delayed.forget(operations, floors)
         self._parts = {name: part for name, part in self._parts.items() if name not in delete} | dict(put or {})
         self.mark, self._start = mark, self._start if start is None else start
         return True
@@ -318,14 +337,14 @@ class LmdbIndex:
 
     def __init__(self, env: lmdb.Environment, log_id: int, rebuilt: str) -> None:
         """Use `LmdbIndex.open`."""
-        self._env, self._seed, self.rebuilt = env, log_id, rebuilt
-        with env.begin(write=True) as txn:
-            self._tables = {name: env.open_db(name, txn) for name in TABLES}
+        self._env, self.rebuilt = env, rebuilt
+        self._tables = Tables(env, log_id, TABLES)
+        self.delayed = DelayedTables(self._tables)
         self.overlay = Overlay()
         self.mark, self.sealed = Mark(0, 0, 0, 0), (0, NO_SEAL)
         self.failure = ""
         self._start = _NO_START
-        meta = self._get(b"meta", _META_KEY)
+        meta = self._tables.get(b"meta", _META_KEY)
         if meta is not None:
             _, *mark, sealed_end, seal, self._start = _META.unpack(meta)
             self.mark, self.sealed = Mark(*mark), (sealed_end, seal)
@@ -382,21 +401,25 @@ class LmdbIndex:
         put = put or {}
         _check_order(mark, put, start)
         noted = self.overlay.before(mark.offset)
+        operations, floors = self.overlay.delayed.before(mark.offset)
         sealed = max([self.sealed, *((end, seal) for _, end, seal in noted.seals)])
         new_start = self._start if start is None else start
+        tables = self._tables
         try:
+            self.delayed.commit(operations, floors)
             with self._env.begin(write=True) as txn:
                 self._put_entries(txn, noted)
                 for name in delete:
-                    txn.delete(name.encode(), db=self._tables[b"parts"])
+                    tables.delete(txn, b"parts", name.encode())
                 for name, (as_of, blob) in put.items():
-                    self._put(txn, b"parts", name.encode(), _U64.pack(as_of) + blob)
-                self._put(txn, b"meta", _META_KEY, _META.pack(VERSION, *mark, *sealed, new_start))
+                    tables.put(txn, b"parts", name.encode(), _U64.pack(as_of) + blob)
+                tables.put(txn, b"meta", _META_KEY, _META.pack(VERSION, *mark, *sealed, new_start))
         except lmdb.Error as problem:
             self.failure = f"the index was not written and will be later: {problem}"
             return False
         self.mark, self.sealed, self._start, self.failure = mark, sealed, new_start, ""
         self.overlay.forget(noted)
+        self.overlay.delayed.forget(operations, floors)
         return True
 
     def _put_entries(self, txn: lmdb.Transaction, noted: _Noted) -> None:
@@ -404,70 +427,50 @@ class LmdbIndex:
         puts = 0
         for offset, base, at, time_us in noted.places:
             place = _PLACE.pack(offset, base, at)
-            self._put(txn, b"places", _KEY.pack(offset), place)
-            self._put(txn, b"times", _KEY.pack(time_us), place, overwrite=False)
+            self._tables.put(txn, b"places", _KEY.pack(offset), place)
+            self._tables.put(txn, b"times", _KEY.pack(time_us), place, overwrite=False)
             puts += 2
             if puts % _PUTS_A_SLICE == 0:
                 time.sleep(_PAUSE_S)
         for offset, queue, lane, first, base, at in noted.sequences:
-            self._put(txn, b"sequences", _SEQUENCE_KEY.pack(queue, lane, first), _PLACE.pack(offset, base, at))
+            self._tables.put(txn, b"sequences", _SEQUENCE_KEY.pack(queue, lane, first), _PLACE.pack(offset, base, at))
             puts += 1
             if puts % _PUTS_A_SLICE == 0:
                 time.sleep(_PAUSE_S)
-
-    def _put(self, txn: lmdb.Transaction, table: bytes, key: bytes, value: bytes, *, overwrite: bool = True) -> None:
-        checksum = xxhash.xxh3_64_intdigest(key + value, self._seed)
-        txn.put(key, _U64.pack(checksum) + value, overwrite=overwrite, db=self._tables[table])
-
-    def _open_value(self, key: bytes, value: bytes) -> bytes:
-        if xxhash.xxh3_64_intdigest(key + value[8:], self._seed) != _U64.unpack_from(value)[0]:
-            raise StorageError("the index is damaged; start the broker again, it is rebuilt from the log then")
-        return value[8:]
-
-    def _get(self, table: bytes, key: bytes) -> bytes | None:
-        with self._env.begin() as txn:
-            value = txn.get(key, db=self._tables[table])
-        return None if value is None else self._open_value(key, value)
-
-    def _floor(self, table: bytes, key: bytes, prefix: int = 0) -> Place | None:
-        """The value of the last key at or before `key`, which must agree in the first `prefix` bytes."""
-        with self._env.begin() as txn, txn.cursor(self._tables[table]) as cursor:
-            at_or_after = cursor.set_range(key)
-            if (at_or_after and cursor.key() == key) or (cursor.prev() if at_or_after else cursor.last()):
-                found, value = cursor.item()
-                if found[:prefix] == key[:prefix]:
-                    return Place(*_PLACE.unpack(self._open_value(found, value)))
-        return None
 
     def load_checkpoint(self) -> Checkpoint | None:
         """See `Index`."""
         if self._start == _NO_START:
             return None
-        parts = {}
-        with self._env.begin() as txn, txn.cursor(self._tables[b"parts"]) as cursor:
-            for key, value in cursor:
-                body = self._open_value(key, value)
-                parts[key.decode()] = (_U64.unpack_from(body)[0], body[8:])
+        parts = {
+            key.decode(): (_U64.unpack_from(body)[0], body[8:])
+            for key, body in self._tables.slice(b"parts", b"\0", sys.maxsize)
+        }
         return Checkpoint(self._start, parts)
 
     def lookup_offset(self, offset: int) -> Place | None:
         """See `Index`."""
-        return self.overlay.lookup_offset(offset) or self._floor(b"places", _KEY.pack(offset))
+        return self.overlay.lookup_offset(offset) or _place(self._tables.floor(b"places", _KEY.pack(offset)))
 
     def lookup_time(self, time_us: int) -> Place | None:
         """See `Index`."""
         if time_us <= 0:
             return None
-        return self.overlay.lookup_time(time_us) or self._floor(b"times", _KEY.pack(time_us - 1))
+        return self.overlay.lookup_time(time_us) or _place(self._tables.floor(b"times", _KEY.pack(time_us - 1)))
 
     def lookup_sequence(self, queue: int, lane: int, sequence: int) -> Place | None:
         """See `Index`."""
         found = self.overlay.lookup_sequence(queue, lane, sequence)
-        return found or self._floor(b"sequences", _SEQUENCE_KEY.pack(queue, lane, sequence), prefix=10)
+        key = _SEQUENCE_KEY.pack(queue, lane, sequence)
+        return found or _place(self._tables.floor(b"sequences", key, prefix=10))
 
     def close(self) -> None:
         """See `Index`."""
         self._env.close()
+
+
+def _place(value: bytes | None) -> Place | None:
+    return None if value is None else Place(*_PLACE.unpack(value))
 
 
 def _check(path: str, log_id: int) -> str:

@@ -18,8 +18,9 @@ DUPLICATES_REMEMBERED: Final = 1 << 17
 class Accepted(NamedTuple):
     """A batch that was stored: the producer's sequence of its first message, and what was confirmed for it.
 
-    The last `dropped` of its `messages`, and its `duplicates`, were not stored. A transaction has 0 `messages`, and
-    takes one sequence; what was confirmed for it is in its record.
+    The last `dropped` of its `messages`, and its `duplicates`, were not stored; what was waits, or waited, until
+    `due_us`, if that is not 0. A transaction has 0 `messages`, and takes one sequence; what was confirmed for it is in
+    its record.
     """
 
     first: int

@@ -59,6 +59,9 @@ class Projector:
             e.Routed: self._routed,
             e.TransactionCommitted: self._transaction_committed,
             e.MadeReady: self._made_ready,
+            e.Matured: self._matured,
+            e.Rescheduled: self._redelayed,
+            e.Cancelled: self._redelayed,
             e.ProducersForgotten: self._producers_forgotten,
             e.DedupForgotten: self._dedup_forgotten,
             e.Subscribed: self._subscribed,
@@ -268,6 +271,7 @@ class Projector:
     def _queue_purged(self, offset: int, time_us: int, event: e.QueuePurged) -> None:
         if queue := self._queue(event.queue, offset):
             queue.purged(event)
+            queue.delayed.purge(offset)
         if dead := self._dead(event.queue, offset):
             dead.purged(event.kept)
 
@@ -291,7 +295,11 @@ class Projector:
 
     def _came(self, offset: int, event: e.Published, index: int = 0) -> None:
         """A batch, which is in the record from `index` on, came to its queue."""
-        if queue := self._queue(event.queue, offset):
+        queue = self._queue(event.queue, offset)
+        if queue is not None and event.due_us:
+            for _, entry in event.delayed(offset, index):
+                queue.delay(entry, timed=event.timed)
+        elif queue is not None:
             queue.published(event)
 
     def _routed(self, offset: int, time_us: int, event: e.Routed) -> None:
@@ -303,7 +311,10 @@ class Projector:
         """A batch, which is in the record from `index` on, came to the queues that are bound to its topic."""
         for number, lane, sequence in event.targets:
             if queue := self._queue(number, offset):
-                queue.routed(event, lane, sequence)
+                if event.due_us:
+                    queue.delay((event.due_us, offset, index, event.count, event.bytes, lane), timed=event.timed)
+                else:
+                    queue.routed(event, lane, sequence)
             if event.unroutable and (dead := self._dead_or_new(number, offset)):
                 dead.received_unroutable(offset, time_us, sequence, event)
 
@@ -323,6 +334,14 @@ class Projector:
         self.dedup.committed(offset, time_us, event)
         if event.producer and self._fresh(self.producers, offset):
             self.producers.committed(offset, event)
+
+    def _matured(self, offset: int, time_us: int, event: e.Matured) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.matured(event)
+
+    def _redelayed(self, offset: int, time_us: int, event: e.Rescheduled | e.Cancelled) -> None:
+        if queue := self._queue(event.queue, offset):
+            queue.redelayed(event)
 
     def _made_ready(self, offset: int, time_us: int, event: e.MadeReady) -> None:
         if queue := self._queue(event.queue, offset):

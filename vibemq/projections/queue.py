@@ -11,6 +11,7 @@ import msgspec
 from vibemq import events as e
 from vibemq.declaration import Mode, QueueSettings
 from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE
+from vibemq.projections.delayed import Delayed
 from vibemq.projections.group import Group
 
 
@@ -20,6 +21,7 @@ class Queue:
     __slots__ = (
         "as_of",
         "declared_us",
+        "delayed",
         "deleted_until_us",
         "floor",
         "groups",
@@ -54,6 +56,8 @@ class Queue:
         self.settled_bytes = 0
         """Those of them that are settled; not counted where there are several groups."""
         self.next_group = DEFAULT_GROUP + 1
+        self.delayed = Delayed()
+        """What waits for its time, and is in no lane yet."""
         self.groups: dict[int, Group] = {}
         if not self.settings.mode.has_groups:
             self.groups[DEFAULT_GROUP] = Group(DEFAULT_GROUP, "")
@@ -90,6 +94,16 @@ class Queue:
         if group.id == DEFAULT_GROUP:
             return self.total_bytes - self.settled_bytes
         return group.length(self.next) * self.total_bytes // max(1, self.next[DEFAULT_LANE] - 1)
+
+    @property
+    def filled(self) -> int:
+        """Messages that count for its `max_length`: those that wait for their time have their room from the start."""
+        return self.length + self.delayed.count
+
+    @property
+    def filled_bytes(self) -> int:
+        """Bytes that count for its `max_bytes`."""
+        return self.bytes + self.delayed.bytes
 
     @property
     def unacked(self) -> int:
@@ -148,6 +162,26 @@ class Queue:
         assert sequence == expected, f"{self.name}: sequence {sequence} after {expected - 1}"
         self.next[lane] = sequence + count
         self.total_bytes += size
+
+    # --- messages wait for their time
+
+    def delay(self, entry: e.Entry, *, timed: bool) -> None:
+        """A batch came that is not ready yet."""
+        self.delayed.add(entry)
+        self.timed = self.timed or timed
+
+    def matured(self, event: e.Matured) -> None:
+        """Delayed messages became ready."""
+        for entry in event.entries:
+            self.delayed.remove(entry)
+        self._grow(event.lane, event.sequence, event.count, event.bytes)
+
+    def redelayed(self, event: e.Rescheduled | e.Cancelled) -> None:
+        """Delayed messages wait for another time, or were taken back."""
+        for entry in event.before:
+            self.delayed.remove(entry)
+        for entry in event.after:
+            self.delayed.add(entry)
 
     # --- groups and consumers
 
@@ -238,7 +272,7 @@ class Queue:
         self.groups[event.group].end_waiting(event.spans)
 
     def purged(self, event: e.QueuePurged) -> None:
-        """Everything that nobody holds is gone."""
+        """Everything that nobody holds is gone, but for what is delayed."""
         for group in self.groups.values():
             group.purge(self.next)
         self.floor = self.next[DEFAULT_LANE]
@@ -286,6 +320,7 @@ class Queue:
             self.settled_bytes,
             self.next_group,
             sorted(self.patterns),
+            self.delayed.snapshot(),
             [group.snapshot() for _, group in sorted(self.groups.items())],
         ]
 
@@ -298,7 +333,9 @@ class Queue:
         queue.as_of = as_of
         queue.deleted_until_us = deleted_until_us
         queue.next = {lane: sequence for lane, sequence in next_sequences}  # noqa: C416 - pairs are lists here
-        queue.floor, queue.timed, queue.total_bytes, queue.settled_bytes, queue.next_group, patterns, groups = rest
+        queue.floor, queue.timed, queue.total_bytes, queue.settled_bytes, queue.next_group, *rest = rest
+        patterns, delayed, groups = rest
+        queue.delayed = Delayed.restore(delayed)
         queue.patterns = dict.fromkeys(patterns)
         restored = [Group.restore(group) for group in groups]
         queue.groups = {group.id: group for group in restored}

@@ -62,10 +62,11 @@ class Admission:
         if batch.record_bytes > limits.message_bytes and max(batch.lengths) > limits.message_bytes:
             raise LimitExceeded(f"a message of {max(batch.lengths)} bytes is above the limit of {limits.message_bytes}")
 
-    def admit(self, queue: Queue, batch: Batch, before: tuple[int, int] = (0, 0)) -> int:
+    def admit(self, queue: Queue, batch: Batch, before: tuple[int, int] = (0, 0), *, delayed: bool = False) -> int:
         """How many messages of a batch a queue takes: all of them, unless it drops the newest.
 
-        `before` are messages and bytes that it gets together with the batch, and before it.
+        `before` are messages and bytes that it gets together with the batch, and before it. What is `delayed` has its
+        room from now on; no queue makes room for more of it than it may hold altogether.
 
         Raises:
             QueueFull: none, as it has no room.
@@ -75,6 +76,8 @@ class Admission:
         if settings.publish_rate and queue.id:  # one that is still to be created has no number, and used nothing
             self.check_rate(queue)
         if settings.overflow in _TAKES_ALL:
+            if delayed and not _fits_beside(queue, batch, before):
+                raise _no_room(queue, batch, before)
             return batch.count
         taken = self.fitting(queue, batch, before)
         if taken < batch.count and settings.overflow is not Overflow.DROP_NEWEST:
@@ -85,11 +88,11 @@ class Admission:
         """How many messages from the front of a batch a queue has room for."""
         settings = queue.settings
         group = queue.groups.get(DEFAULT_GROUP)
-        if group is not None:  # what queue.length and queue.bytes are in this case, without the way there
-            room = settings.max_length - group.length(queue.next)
-            room_bytes = settings.max_bytes - queue.total_bytes + queue.settled_bytes
+        if group is not None:  # what queue.filled and queue.filled_bytes are in this case, without the way there
+            room = settings.max_length - group.length(queue.next) - queue.delayed.count
+            room_bytes = settings.max_bytes - queue.total_bytes + queue.settled_bytes - queue.delayed.bytes
         else:
-            room, room_bytes = settings.max_length - queue.length, settings.max_bytes - queue.bytes
+            room, room_bytes = settings.max_length - queue.filled, settings.max_bytes - queue.filled_bytes
         room, room_bytes = room - before[0], room_bytes - before[1]
         if batch.count <= room and batch.record_bytes <= room_bytes:
             return batch.count
@@ -131,17 +134,24 @@ class Admission:
         self._buckets.pop(queue, None)
 
 
+def _fits_beside(queue: Queue, batch: Batch, before: tuple[int, int]) -> bool:
+    """Whether a queue that makes room can make it for a batch that is delayed, beside what else is."""
+    count, size = before[0] + batch.count, before[1] + batch.record_bytes
+    settings, delayed = queue.settings, queue.delayed
+    return delayed.count + count <= settings.max_length and delayed.bytes + size <= settings.max_bytes
+
+
 def _no_room(queue: Queue, batch: Batch, before: tuple[int, int]) -> QueueFull | QueueBlocked:
     settings = queue.settings
     count, size = before[0] + batch.count, before[1] + batch.record_bytes
     if settings.overflow is Overflow.BLOCK and count <= settings.max_length and size <= settings.max_bytes:
         return QueueBlocked(f"queue {queue.name!r} is full")
-    if queue.length + count > settings.max_length:
+    if queue.filled + count > settings.max_length:
         return QueueFull(
-            f"queue {queue.name!r} holds {queue.length} messages and cannot take {count} more: "
+            f"queue {queue.name!r} holds {queue.filled} messages and cannot take {count} more: "
             f"its max_length is {settings.max_length}"
         )
     return QueueFull(
-        f"queue {queue.name!r} holds {queue.bytes} bytes and cannot take {size} more: "
+        f"queue {queue.name!r} holds {queue.filled_bytes} bytes and cannot take {size} more: "
         f"its max_bytes is {settings.max_bytes}"
     )

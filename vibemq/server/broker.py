@@ -9,7 +9,7 @@ The broker itself knows who is connected; the parts that decide are `publishing`
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vibemq import events as e
 from vibemq.errors import LimitExceeded, UnknownGroup
@@ -20,9 +20,10 @@ from vibemq.server.admission import Admission
 from vibemq.server.batch_cache import BatchCache
 from vibemq.server.dead_letters import DeadLetters
 from vibemq.server.deduplication import Deduplication
+from vibemq.server.delayed import Delayed, parse_id
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.dispatch import Dispatcher
-from vibemq.server.effects import Answer, Find, Load, StoredBatch
+from vibemq.server.effects import Answer, DelayedListed, DelayedOf, DelayedShown, DueAfter, Find, Load, StoredBatch
 from vibemq.server.groups import Groups, check_group
 from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
@@ -100,6 +101,7 @@ class Broker:
         )
         self._admission = Admission(self.journal, limits, unroutable)
         self.publishers = Publishers(self.journal, limits, self._admission)
+        self.delayed = Delayed(self.journal, self.deliveries, limits)
         self.publishing = Publishing(
             self.journal,
             self._cache,
@@ -108,6 +110,7 @@ class Broker:
             self._admission,
             self.publishers,
             self._deduplication,
+            self.delayed,
         )
         self.schedules = Schedules(self.journal, self.publishing, limits, calendar or NoCalendar())
         self.transactions = Transactions(
@@ -129,6 +132,7 @@ class Broker:
         for queue in self._state.queues.values():
             self.groups.watch_idle(queue)
         self.schedules.start()
+        self.delayed.start()
 
     def stop(self, reason: str) -> None:
         """End; every consumer is gone by this."""
@@ -185,17 +189,27 @@ class Broker:
     def end_turn(self) -> None:
         """Everybody who had something to say was heard: hand out what is ready, go on with what waited."""
         self.dead_letters.work()
+        self.delayed.work()
         self.deliveries.dispatch()
         self.publishers.unblock()
 
     @property
     def has_more(self) -> bool:
         """Whether the next turn has something to do."""
-        return self.deliveries.has_more or self.publishers.has_more or self.dead_letters.has_more
+        parts = (self.deliveries, self.publishers, self.dead_letters, self.delayed)
+        return any(part.has_more for part in parts)
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
-        parts = (self.deliveries, self.groups, self.queues, self.publishers, self.schedules, self._deduplication)
+        parts = (
+            self.deliveries,
+            self.groups,
+            self.queues,
+            self.publishers,
+            self.schedules,
+            self.delayed,
+            self._deduplication,
+        )
         times = [due_us for part in parts if (due_us := part.next_due_us()) is not None]
         return min(times, default=None)
 
@@ -281,7 +295,40 @@ class Broker:
         for subscription in ended:
             self._connections[subscription.connection].subscriptions.pop(subscription.id, None)
 
+    def undelete(self, connection: int, request: int, name: str, new_name: str = "") -> None:
+        """Bring a deleted queue back, the last one of that name; as `new_name` if that is not empty.
+
+        Raises:
+            RequestError: there is none, or it cannot have that name.
+        """
+        self.delayed.came_back(self.queues.undelete(connection, request, name, new_name))
+
     # --- the rest
+
+    def list_delayed(self, connection: int, request: int, name: str, behind: tuple[int, int, int], count: int) -> None:
+        """Answer with messages of a queue that wait for their time.
+
+        Raises:
+            UnknownQueue: it is not there.
+        """
+        queue = self.queues.require(name)
+        count = max(1, min(count, self.limits.peek_messages))
+        floor, total = queue.delayed.floor, queue.delayed.count
+        effect = DelayedListed(self.journal.next_offset, connection, request, queue.id, floor, behind, count, total)
+        self.journal.effects.append(effect)
+
+    def show_delayed(self, connection: int, request: int, name: str, text: str) -> None:
+        """Answer with one of them.
+
+        Raises:
+            UnknownQueue: it is not there.
+            InvalidRequest: that is no id.
+        """
+        queue = self.queues.require(name)
+        place, floor = parse_id(text), queue.delayed.floor
+        self.journal.effects.append(
+            DelayedShown(self.journal.next_offset, connection, request, queue.id, floor, *place)
+        )
 
     def peek(
         self,
@@ -319,6 +366,11 @@ class Broker:
         """Take the messages that a Load asked for."""
         self.deliveries.loaded(load, batches)
 
-    def found(self, find: Find, sequence: int) -> None:
-        """Take the place that a Find asked for."""
-        self.groups.found(find, sequence)
+    def found(self, reading: Find | DueAfter | DelayedOf, answer: Any) -> None:  # noqa: ANN401 - for each its own
+        """Take what was asked for: a sequence, what is due next, or where delayed messages are."""
+        if isinstance(reading, Find):
+            self.groups.found(reading, answer)
+        elif isinstance(reading, DueAfter):
+            self.delayed.due_read(reading, *answer)
+        else:
+            self.delayed.located(reading, answer)

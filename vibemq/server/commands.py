@@ -124,7 +124,7 @@ def _delete(broker: Broker, connection: int, ask: m.Delete) -> None:
 
 
 def _undelete(broker: Broker, connection: int, ask: m.Undelete) -> None:
-    broker.queues.undelete(connection, ask.request, ask.queue, ask.name)
+    broker.undelete(connection, ask.request, ask.queue, ask.name)
 
 
 def _peek(broker: Broker, connection: int, ask: m.Peek) -> None:
@@ -177,6 +177,23 @@ def _delete_schedule(broker: Broker, connection: int, ask: m.DeleteSchedule) -> 
     broker.schedules.delete(connection, ask.request, ask.name)
 
 
+def _list_delayed(broker: Broker, connection: int, ask: m.ListDelayed) -> None:
+    broker.list_delayed(connection, ask.request, ask.queue, ask.after, ask.count)
+
+
+def _show_delayed(broker: Broker, connection: int, ask: m.ShowDelayed) -> None:
+    broker.show_delayed(connection, ask.request, ask.queue, ask.id)
+
+
+def _cancel_delayed(broker: Broker, connection: int, ask: m.CancelDelayed) -> None:
+    broker.delayed.cancel(connection, ask.request, broker.queues.require(ask.queue), ask.ids)
+
+
+def _reschedule(broker: Broker, connection: int, ask: m.Reschedule) -> None:
+    queue = broker.queues.require(ask.queue)
+    broker.delayed.reschedule(connection, ask.request, queue, ask.ids, ask.delay_ms, ask.due_us)
+
+
 def _flush(broker: Broker, connection: int, ask: m.Flush) -> None:
     broker.flush(connection, ask.request)
 
@@ -215,6 +232,10 @@ COMMANDS: dict[type, Callable[[Broker, int, Any], None]] = {
     m.ListSchedules: _list_schedules,
     m.PauseSchedule: _pause_schedule,
     m.DeleteSchedule: _delete_schedule,
+    m.ListDelayed: _list_delayed,
+    m.ShowDelayed: _show_delayed,
+    m.CancelDelayed: _cancel_delayed,
+    m.Reschedule: _reschedule,
     m.Flush: _flush,
     m.Digest: _digest,
 }

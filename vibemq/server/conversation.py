@@ -21,6 +21,7 @@ from vibemq.server.transactions import Commit
 
 PEEKS_MAX = 4
 """Peeks of a connection that may be unanswered: each holds megabytes while it is read."""
+PEEKS = m.Peek | m.DeadLetters | m.ListDelayed | m.ShowDelayed
 
 
 class Host(Protocol):
@@ -90,11 +91,11 @@ class Conversation:
         """Have the broker carry out a command, or refuse it. False: the client broke the protocol with it."""
         try:
             carry_out = COMMANDS.get(type(command))
-            if isinstance(command, m.Peek | m.DeadLetters) and self.peeks >= PEEKS_MAX:
+            if isinstance(command, PEEKS) and self.peeks >= PEEKS_MAX:
                 raise LimitExceeded(f"a connection may have {PEEKS_MAX} peeks unanswered: wait for the answers")
             if carry_out is not None:
                 carry_out(self._broker, self.number, command)
-                self.peeks += isinstance(command, m.Peek | m.DeadLetters)
+                self.peeks += isinstance(command, PEEKS)
             elif isinstance(command, m.Publish):
                 self._publish(command)
             elif isinstance(command, m.Commit):
@@ -223,9 +224,14 @@ class Conversation:
             reply = _reply(effect)
         self.out += self._session.encode(reply)
 
-    def answer_peek(self, request: int, found: list[dict[str, Any]]) -> None:
-        """Collect the answer to a Peek: what was read for it."""
+    def answer_peek(self, request: int, found: list[dict[str, Any]] | dict[str, Any]) -> None:
+        """Collect the answer to a Peek, or what is like one: what was read for it."""
         self._say(m.Done(request=request, result=found))
+        self.peeks -= 1
+
+    def refuse_peek(self, refusal: f.Refusal) -> None:
+        """Collect the answer to what is like a Peek: there is nothing to read."""
+        self.send(refusal)
         self.peeks -= 1
 
     def say_goodbye(self, code: int, text: str) -> None:

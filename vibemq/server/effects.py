@@ -9,10 +9,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 from vibemq.batch import Batch
 from vibemq.errors import VibeMQError
-from vibemq.events import Duplicate
+from vibemq.events import Duplicate, Entry
 
 Runs: TypeAlias = tuple[tuple[int, int], ...]
 """Half-open runs of a subscription's delivery numbers."""
+Waiting: TypeAlias = tuple[int, Entry]
+"""Delayed messages, and their queue before them."""
+DueKey: TypeAlias = tuple[int, int, int, int]
+"""A place in the order of due times: (due us, record offset, index, queue)."""
 
 
 class Origin:
@@ -82,7 +86,10 @@ class StoredBatch:
 
 
 class Confirmed(NamedTuple):
-    """A publish is stored, but for its last `dropped` messages, and for `duplicates`, as in Published."""
+    """A publish is stored, but for its last `dropped` messages, and for `duplicates`, as in Published.
+
+    With `due_us` its messages wait until then.
+    """
 
     after: int
     connection: int
@@ -205,6 +212,52 @@ class Find(NamedTuple):
     question: int
 
 
+class DueAfter(NamedTuple):
+    """Find the first `most` delayed messages behind a place in the order of due times, due before `until_us`.
+
+    Those of queues `without` are left out. `question` is the broker's number for what it needs that for.
+    """
+
+    after: DueKey
+    until_us: int
+    most: int
+    without: frozenset[int]
+    question: int
+
+
+class DelayedOf(NamedTuple):
+    """Find the delayed messages of these records in a queue, and the bytes of each."""
+
+    queue: int
+    offsets: tuple[int, ...]
+    question: int
+
+
+class DelayedListed(NamedTuple):
+    """Answer with `most` delayed messages of a queue, from behind (due us, offset, index) on; `total` wait there."""
+
+    after: int
+    connection: int
+    request: int
+    queue: int
+    floor: int
+    behind: tuple[int, int, int]
+    most: int
+    total: int
+
+
+class DelayedShown(NamedTuple):
+    """Answer with one delayed message of a queue, that `at` a place of record `offset`, with all that is in it."""
+
+    after: int
+    connection: int
+    request: int
+    queue: int
+    floor: int
+    offset: int
+    at: int
+
+
 class Peeked(NamedTuple):
     """Answer with these messages, without taking them: spans (lane, start, end, failed attempts, redelivered).
 
@@ -231,9 +284,11 @@ class Recall(NamedTuple):
     to_topic: tuple[bool, ...]
 
 
+Looked: TypeAlias = Peeked | DelayedListed | DelayedShown
+"""What goes to a client, and must be read before."""
 Effect: TypeAlias = (
-    Confirmed | Committed | Answer | Refusal | Delivery | Drained | LeasesLost | Ended | Unblocked | Peeked
+    Confirmed | Committed | Answer | Refusal | Delivery | Drained | LeasesLost | Ended | Unblocked | Looked
 )
 """What goes to a client."""
-Reading: TypeAlias = Load | Find | Recall
+Reading: TypeAlias = Load | Find | DueAfter | DelayedOf | Recall
 """What goes to the log instead."""

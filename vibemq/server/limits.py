@@ -48,3 +48,4 @@ class Limits:
     heartbeat_ms: int = 15_000
     heartbeat_ms_max: int = 600_000
     lease_ms: int = 12 * 60 * 60 * 1000
+    overdue_rate: int = 5_000

@@ -242,7 +242,7 @@ class Publishers:
         if wanted.messages > settings.max_length or wanted.bytes > settings.max_bytes:
             return True  # it never will: the publisher is to hear that
         room = max(wanted.messages, min(settings.max_length // 10, HYSTERESIS_MAX))
-        return queue.length + room <= settings.max_length and queue.bytes + wanted.bytes <= settings.max_bytes
+        return queue.filled + room <= settings.max_length and queue.filled_bytes + wanted.bytes <= settings.max_bytes
 
     def next_due_us(self) -> int | None:
         """When somebody may be told that a rate allows more."""

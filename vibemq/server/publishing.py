@@ -19,6 +19,7 @@ from vibemq.projections.queue import Queue
 from vibemq.server.admission import Admission
 from vibemq.server.batch_cache import BatchCache
 from vibemq.server.deduplication import OWN, Deduplication, Fresh, Sifted, check_queue
+from vibemq.server.delayed import Delayed
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.effects import Confirmed, StoredBatch
 from vibemq.server.journal import Journal
@@ -39,6 +40,11 @@ class Publish(NamedTuple):
     delay_ms: int = 0
     due_us: int = 0
     dedup: bytes = b""
+
+    @property
+    def is_delayed(self) -> bool:
+        """Whether its messages are to wait."""
+        return self.delay_ms > 0 or self.due_us > 0
 
 
 class Decided(NamedTuple):
@@ -112,6 +118,7 @@ class Publishing:
         admission: Admission,
         publishers: Publishers,
         deduplication: Deduplication,
+        delayed: Delayed,
     ) -> None:
         """Publish to what is in the journal's state."""
         self._journal = journal
@@ -122,6 +129,7 @@ class Publishing:
         self._admission = admission
         self._publishers = publishers
         self._deduplication = deduplication
+        self._delayed = delayed
 
     # --- one batch
 
@@ -220,9 +228,9 @@ class Publishing:
             return self._routed(publish, together)
         return self._queued(publish, together)
 
-    def _admit(self, queue: Queue, batch: Batch, together: Together | None) -> int:
+    def _admit(self, queue: Queue, batch: Batch, together: Together | None, *, delayed: bool) -> int:
         before = together.room.get(queue.name, (0, 0)) if together is not None else (0, 0)
-        return self._admission.admit(queue, batch, before)
+        return self._admission.admit(queue, batch, before, delayed=delayed)
 
     def _queued(self, publish: Publish, together: Together | None) -> Decided:
         name, batch = publish.name, publish.batch
@@ -236,14 +244,14 @@ class Publishing:
             sifted = self._deduplication.sift(queue, batch, publish.dedup, fresh)
             if sifted is not None:
                 return self._without_duplicates(publish, queue, sifted, together)
-        count = self._admit(queue, batch, together)
+        count = self._admit(queue, batch, together, delayed=publish.is_delayed)
         taken = batch if count == batch.count else _front(batch, count)
         return Decided(publish, (queue,), taken, batch.count - count, unroutable=False)
 
     def _without_duplicates(self, publish: Publish, queue: Queue, sifted: Sifted, together: Together | None) -> Decided:
         """What is stored of a batch of which some messages may be there already: these need no room."""
         left = sifted.batch
-        count = self._admit(queue, left, together) if left is not None else 0
+        count = self._admit(queue, left, together, delayed=publish.is_delayed) if left is not None else 0
         taken = left if left is None or count == left.count else _front(left, count)
         dedup = sifted.dedup(count)
         self._deduplication.check_room(dedup, together.fresh if together is not None else None)
@@ -258,7 +266,8 @@ class Publishing:
                 raise Unroutable(f"no queue is bound to topic {publish.name!r}: nothing was stored")
             queues, unroutable = [self._for_unroutable(admission.unroutable, together)], True
         # Room in all of them, or none gets it; but a queue that drops the newest goes without.
-        takers = [queue for queue in queues if self._admit(queue, batch, together) == batch.count]
+        delayed = publish.is_delayed
+        takers = [one for one in queues if self._admit(one, batch, together, delayed=delayed) == batch.count]
         return Decided(publish, takers, batch, 0 if takers else batch.count, unroutable)
 
     def _for_unroutable(self, name: str, together: Together | None) -> Queue:
@@ -281,11 +290,14 @@ class Publishing:
     def event(self, decided: Decided, producer: int, together: Together | None = None) -> e.Published | e.Routed:
         """What is recorded of a batch, in the next record."""
         publish, batch = decided.publish, decided.batch
+        due_us = 0
+        if publish.is_delayed and not decided.unroutable:  # a dead letter has nothing to wait for
+            due_us = self._delayed.due_us(publish.delay_ms, publish.due_us)
         targets = []
         for queue in decided.queues:
             lane = decided.lane(queue)
-            sequence = queue.next.get(lane, 1)
-            if together is not None and batch is not None:
+            sequence = queue.next.get(lane, 1) if not due_us else 0
+            if together is not None and batch is not None and not due_us:
                 sequence += together.arrived[queue.id, lane]
                 together.arrived[queue.id, lane] += batch.count
             targets.append((queue.id, lane, sequence))
@@ -304,6 +316,7 @@ class Publishing:
                 publish.oldest,
                 timed,
                 decided.unroutable,
+                due_us,
             )
         (target,) = targets
         return e.Published(
@@ -316,7 +329,7 @@ class Publishing:
             publish.oldest,
             decided.dropped,
             timed,
-            0,
+            due_us,
             decided.dedup,
             self._placed(decided.duplicates) if decided.duplicates else (),
         )
@@ -336,6 +349,8 @@ class Publishing:
         if batch is not None and arrivals:
             for queue, (_, lane, first, _) in zip(queues, arrivals, strict=True):
                 self._keep(queue, lane, first, offset, index, batch, dead=dead)
+        if not isinstance(event, e.Fired) and event.due_us:
+            self._delayed.came(event.delayed(offset, index))
         for queue in queues:
             if queue.settings.publish_rate:
                 self._admission.bucket(queue).take(batch.count if batch is not None else 0, self._journal.now_us)

@@ -269,6 +269,7 @@ class Queues:
             "unacked": unacked,
             "waiting": waiting,
             "messages": ready + unacked + waiting,
+            "delayed": queue.delayed.count,
             "bytes": queue.bytes,
             "consumers": self._deliveries.consumers(queue.id),
             "next_sequence": 1 + sum(sequence - 1 for sequence in queue.next.values()),
@@ -294,7 +295,7 @@ class Queues:
     # --- emptying and deleting
 
     def purge(self, connection: int, request: int, name: str) -> None:
-        """Throw away what is ready or waiting, in every group; what consumers hold stays theirs.
+        """Throw away what is ready, waiting or delayed, in every group; what consumers hold stays theirs.
 
         Raises:
             UnknownQueue: there is none of that name.
@@ -303,6 +304,7 @@ class Queues:
         group = queue.behind
         count = group.length(queue.next) - group.unacked if group is not None else 0
         size = max(0, queue.bytes - group.unacked_bytes) if group is not None else 0
+        count += queue.delayed.count
         self._journal.record(e.QueuePurged(queue.id, count, size, connection, _held(queue)))
         self._deliveries.purged(queue)
         self._answer(connection, request, {"count": count})
@@ -317,10 +319,10 @@ class Queues:
         """
         queue = self.require(name)
         ended = [one for group in list(queue.groups) for one in self._deliveries.end(queue, group)]
-        count = queue.length
+        count = queue.filled
         grace_ms = queue.settings.delete_grace_ms if grace_ms is None else grace_ms
         until_us = self._journal.now_us + grace_ms * 1000 if grace_ms else 0
-        self._journal.record(e.QueueDeleted(queue.id, count, queue.bytes, connection, until_us))
+        self._journal.record(e.QueueDeleted(queue.id, count, queue.filled_bytes, connection, until_us))
         self._deliveries.tell_ended(ended, UnknownQueue(f"queue {name!r} was deleted"))
         self._deliveries.queue_gone(queue)
         deleted = list(self._state.topology.deleted)
@@ -333,10 +335,10 @@ class Queues:
     def _remove(self, number: int) -> None:
         """Nobody can bring this queue back any more."""
         queue = self._state.queues[number]
-        self._journal.record(e.QueueDeleted(number, queue.length, queue.bytes, 0))
+        self._journal.record(e.QueueDeleted(number, queue.filled, queue.filled_bytes, 0))
 
-    def undelete(self, connection: int, request: int, name: str, new_name: str = "") -> None:
-        """Bring a deleted queue back, the last one of that name; as `new_name` if that is not empty.
+    def undelete(self, connection: int, request: int, name: str, new_name: str = "") -> Queue:
+        """Bring a deleted queue back, the last one of that name, and return it; as `new_name` if that is not empty.
 
         Raises:
             UnknownQueue: there is none of that name that could come back.
@@ -357,6 +359,7 @@ class Queues:
         self._change(queue, settings, connection)
         self._watch_graces()
         self._answer(connection, request, self.describe(queue))
+        return queue
 
     def _deleted(self, name: str) -> Queue:
         deleted = self._state.topology.deleted

@@ -118,9 +118,9 @@ class Removal:
         limits: list[int] = []
         over_bytes = 0
         if settings.overflow in _TRIMMING or queue.id in self._journal.state.dead:
-            limits.append(settings.max_length)
+            limits.append(settings.max_length - queue.delayed.count)
             if DEFAULT_GROUP in queue.groups:
-                over_bytes = queue.bytes_of(group) - settings.max_bytes
+                over_bytes = queue.bytes_of(group) + queue.delayed.bytes - settings.max_bytes
             elif queue.total_bytes:  # of groups an average is known: so many messages are within the limit
                 count = queue.next[DEFAULT_LANE] - 1
                 limits.append(((settings.max_bytes + 1) * count - 1) // queue.total_bytes)

@@ -16,7 +16,16 @@ from functools import partial
 from typing import Any, TypeVar
 
 from vibemq.batch import Batch
-from vibemq.errors import BeyondLog, ConfigError, DiskFull, ShuttingDown, StorageError, VibeMQError, WriteFailed
+from vibemq.errors import (
+    BeyondLog,
+    ConfigError,
+    DiskFull,
+    ShuttingDown,
+    StorageError,
+    UnknownMessage,
+    VibeMQError,
+    WriteFailed,
+)
 from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.log.writer import Writer
@@ -292,6 +301,9 @@ class Runtime:
         if isinstance(effect, f.Peeked):
             self._spawn(self._peek(connection, effect))
             return
+        if isinstance(effect, f.DelayedListed | f.DelayedShown):
+            self._spawn(self._look_delayed(connection, effect))
+            return
         connection.conversation.send(effect)
         self._collected[connection] = None
 
@@ -396,11 +408,11 @@ class Runtime:
         tell: Callable[[], None]
         if isinstance(reading, f.Load):
             tell = partial(self.broker.loaded, reading, await self._read(reading))
-        elif isinstance(reading, f.Find):
-            tell = partial(self.broker.found, reading, await self._in_files(self.storage.find, reading))
-        else:
+        elif isinstance(reading, f.Recall):
             event = await self._in_files(self.storage.recall, reading)
             tell = partial(self.broker.transactions.recalled, reading, event)
+        else:
+            tell = partial(self.broker.found, reading, await self._in_files(self.storage.look, reading))
         if self.failure is None:
             self.begin()
             tell()
@@ -426,6 +438,19 @@ class Runtime:
         """Answer a Peek with what was ready when it came."""
         async with self._peeking:
             connection.conversation.answer_peek(peeked.request, await self._read_peeked(peeked))
+        self.collected(connection)
+
+    async def _look_delayed(self, connection: ClientConnection, asked: f.DelayedListed | f.DelayedShown) -> None:
+        """Answer what is asked about messages that wait for their time."""
+        reading, conversation = self.storage.delayed, connection.conversation
+        async with self._peeking:
+            if isinstance(asked, f.DelayedListed):
+                conversation.answer_peek(asked.request, await self._in_files(reading.listed, asked))
+            elif (found := await self._in_files(reading.shown, asked)) is not None:
+                conversation.answer_peek(asked.request, found)
+            else:
+                text = f"no message waits for its time there that has the id {asked.offset}-{asked.at}"
+                conversation.refuse_peek(f.Refusal(0, asked.connection, asked.request, UnknownMessage(text)))
         self.collected(connection)
 
     async def _read_peeked(self, peeked: f.Peeked) -> list[dict[str, Any]]:

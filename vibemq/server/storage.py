@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -19,7 +19,8 @@ from vibemq.log.recovery import Recovery
 from vibemq.log.segment import SEGMENT_HEADER_BYTES
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
-from vibemq.server.effects import Find, Load, Recall, StoredBatch
+from vibemq.server.delayed_reading import DelayedReading
+from vibemq.server.effects import DelayedOf, DueAfter, Find, Load, Recall, StoredBatch
 from vibemq.server.journal import NewRecord
 from vibemq.server.payloads import sections
 
@@ -52,6 +53,7 @@ class Storage:
         """Use `Storage.open`."""
         self.disk, self.log, self.index, self.state, self.opened = disk, log, index, state, opened
         self.read_bytes = READ_BYTES
+        self.delayed = DelayedReading(index, lambda *place: _Origins(log).part(*place))
 
     @classmethod
     def open(
@@ -184,7 +186,7 @@ class Storage:
             for queue, lane, sequence, count in section.arrivals:
                 if (queue, lane) != (load.queue, load.lane) or sequence + count <= load.sequence:
                     continue
-                if isinstance(event, e.DeadLettered | e.Redriven):
+                if isinstance(event, e.DeadLettered | e.Redriven | e.Matured):
                     yield from self._referred(record, event, load, sequence, origins)
                     continue
                 batch = section.batch(record.payload)
@@ -204,15 +206,14 @@ class Storage:
     def _referred(
         self,
         record: Record,
-        event: e.DeadLettered | e.Redriven,
+        event: e.DeadLettered | e.Redriven | e.Matured,
         load: Load,
         sequence: int,
         origins: "_Origins",
     ) -> Iterator[StoredBatch]:
         for offset, index, count in event.refs:
             if sequence + count > load.sequence:
-                whole, first, time_us = origins.read(offset, index)
-                batch = Batch(b"".join(whole.cut(index - first, count)))
+                batch, time_us = origins.part(offset, index, count)
                 yield StoredBatch(
                     load.queue,
                     load.lane,
@@ -235,6 +236,17 @@ class Storage:
             CorruptLog: the log is damaged there.
         """
         return self.log.read(recall.offset).event
+
+    def look(self, reading: Find | DueAfter | DelayedOf) -> Any:  # noqa: ANN401 - what `Broker.found` takes for it
+        """The answer to what the broker wants to know. For any thread.
+
+        Raises:
+            BeyondLog: it is not written yet.
+            CorruptLog: the log is damaged there.
+        """
+        if isinstance(reading, Find):
+            return self.find(reading)
+        return self.delayed.after(reading) if isinstance(reading, DueAfter) else self.delayed.of(reading)
 
     def find(self, find: Find) -> int:
         """The sequence that `find` asks for. By halves: each step reads one message. For any thread.
@@ -261,6 +273,11 @@ class _Origins:
         self._log = log
         self._known: dict[int, tuple[list[int], list[Batch], int]] = {}
         self._bytes = 0
+
+    def part(self, offset: int, index: int, count: int) -> tuple[Batch, int]:
+        """Messages of one batch of that record, and its time."""
+        whole, first, time_us = self.read(offset, index)
+        return Batch(b"".join(whole.cut(index - first, count))), time_us
 
     def read(self, offset: int, index: int) -> tuple[Batch, int, int]:
         """The batch of that record that holds message `index`, the index of its first message, and its time."""
