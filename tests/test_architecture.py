@@ -49,11 +49,11 @@ SYS_VALUES: Final = names("byteorder maxsize intern getsizeof version_info")
 
 # The broker and the parts it is made of: all of them decide and none of them acts. A new part is named here.
 BROKER: Final = (
-    "server.admission server.broker.* server.batch_cache server.dead_lettering server.dead_letters server.deduplication"
-    " server.delayed"
-    " server.deliveries server.dispatch server.effects server.groups server.journal server.key_order server.limits"
-    " server.payloads server.peeking server.publishers server.publishing server.queue_settings server.queues"
-    " server.rates server.removal server.schedules server.subscription server.transactions"
+    "server.admission server.broker.* server.batch_cache server.dead_lettering server.dead_letters"
+    " server.deduplication server.delayed server.deliveries server.dispatch server.effects server.expiring"
+    " server.groups server.journal server.key_order server.limits server.payloads server.peeking server.publishers"
+    " server.publishing server.queue_settings server.queues server.rates server.removal server.schedules"
+    " server.subscription server.transactions"
 )
 BELOW_BROKER: Final = "errors batch declaration events projections.*"
 BELOW_SERVER: Final = "errors batch declaration durations events log.* projections.* protocol.*"

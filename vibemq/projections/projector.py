@@ -230,7 +230,7 @@ class Projector:
 
     def _queue_changed(self, offset: int, time_us: int, event: e.QueueChanged) -> None:
         if queue := self._queue(event.queue, offset):
-            queue.changed(event)
+            queue.changed(event, time_us)
 
     def _queue_renamed(self, offset: int, time_us: int, event: e.QueueRenamed) -> None:
         if queue := self._queue(event.queue, offset):
@@ -252,7 +252,7 @@ class Projector:
 
     def _queue_undeleted(self, offset: int, time_us: int, event: e.QueueUndeleted) -> None:
         if queue := self._queue(event.queue, offset):
-            queue.undeleted(event)
+            queue.undeleted(event, time_us)
         if self._fresh(self.topology, offset):
             self.topology.queue_undeleted(event)
 

@@ -26,6 +26,7 @@ class Queue:
         "floor",
         "groups",
         "id",
+        "idle_since_us",
         "name",
         "next",
         "next_group",
@@ -41,6 +42,8 @@ class Queue:
         self.as_of = 0
         self.id, self.name, self.settings = declared.queue, declared.name, declared.settings
         self.declared_us = time_us
+        self.idle_since_us = time_us
+        """It has had no consumers since then, if it has none; counted anew when its `expires_ms` is another."""
         self.deleted_until_us = 0
         """It was deleted, and can be brought back up to this time; 0: it was not."""
         self.patterns: dict[str, None] = {}
@@ -127,6 +130,11 @@ class Queue:
         """The group of that name."""
         return next((group for group in self.groups.values() if group.name == name), None)
 
+    @property
+    def has_consumers(self) -> bool:
+        """Whether somebody takes part in any of its groups."""
+        return any(group.held for group in self.groups.values())
+
     # --- messages come
 
     def published(self, event: e.Published) -> None:
@@ -209,9 +217,12 @@ class Queue:
     def unsubscribed(self, event: e.Unsubscribed, time_us: int) -> None:
         """A consumer left; its messages were released before."""
         self.groups[event.group].leave(event.subscription, time_us)
+        self.idle_since_us = time_us
 
     def everyone_left(self, time_us: int, *, clean: bool) -> None:
         """The broker stopped or started: no consumer is there any more."""
+        if self.has_consumers:
+            self.idle_since_us = time_us
         for group in self.groups.values():
             group.leave_all(time_us, clean=clean, next_sequences=self.next)
 
@@ -281,8 +292,10 @@ class Queue:
 
     # --- the queue itself
 
-    def changed(self, event: e.QueueChanged) -> None:
+    def changed(self, event: e.QueueChanged, time_us: int) -> None:
         """It has other settings."""
+        if event.settings.expires_ms != self.settings.expires_ms:
+            self.idle_since_us = time_us
         self.settings = event.settings
 
     def renamed(self, event: e.QueueRenamed) -> None:
@@ -293,8 +306,9 @@ class Queue:
         """It is gone, but can come back."""
         self.deleted_until_us = event.until_us
 
-    def undeleted(self, event: e.QueueUndeleted) -> None:
+    def undeleted(self, event: e.QueueUndeleted, time_us: int) -> None:
         """It is back."""
+        self.idle_since_us = time_us
         self.name, self.deleted_until_us = event.name, 0
 
     def bound(self, event: e.Bound) -> None:
@@ -313,6 +327,7 @@ class Queue:
             self.settings,
             self.declared_us,
             self.deleted_until_us,
+            self.idle_since_us,
             sorted(self.next.items()),
             self.floor,
             self.timed,
@@ -327,11 +342,11 @@ class Queue:
     @classmethod
     def restore(cls, snapshot: list[Any], as_of: int) -> "Queue":
         """The queue of which this is a snapshot."""
-        number, name, settings, declared_us, deleted_until_us, next_sequences, *rest = snapshot
+        number, name, settings, declared_us, deleted_until_us, idle_since_us, next_sequences, *rest = snapshot
         declared = e.QueueDeclared(number, name, msgspec.convert(settings, QueueSettings), 0)
         queue = cls(declared, declared_us)
         queue.as_of = as_of
-        queue.deleted_until_us = deleted_until_us
+        queue.deleted_until_us, queue.idle_since_us = deleted_until_us, idle_since_us
         queue.next = {lane: sequence for lane, sequence in next_sequences}  # noqa: C416 - pairs are lists here
         queue.floor, queue.timed, queue.total_bytes, queue.settled_bytes, queue.next_group, *rest = rest
         patterns, delayed, groups = rest

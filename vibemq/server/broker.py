@@ -129,6 +129,7 @@ class Broker:
         """
         self.journal.record(e.BrokerStarted(version, not self._state.audit.running, wall_us))
         self.queues.declare_all(declarations or {})
+        self.queues.start()
         for queue in self._state.queues.values():
             self.groups.watch_idle(queue)
         self.schedules.start()
@@ -174,7 +175,8 @@ class Broker:
         """Time has passed."""
         self.deliveries.tick()
         self.groups.tick()
-        self.queues.tick()
+        for number in self.queues.tick():
+            self._admission.queue_gone(number)
         self.schedules.tick()
         self._deduplication.tick()
         self.end_turn()

@@ -19,6 +19,8 @@ from vibemq.server.limits import DURATION_MS_MAX, NAME_BYTES_MAX, Limits
 
 DEAD_LETTER_SUFFIX: Final = ".dlq"
 """Behind a queue's name: its dead-letter queue, unless it has another. A queue with such a name has none by itself."""
+REPLY_PREFIX: Final = "reply."
+"""Queues with such names belong to clients that wait for replies: only those declare them, and they end with them."""
 DEAD_LETTER_QUEUE: Final = QueueSettings(max_attempts=0, overflow=Overflow.DROP_OLDEST)
 """What a dead-letter queue starts from: letters stay, however often they fail, and a full one loses the oldest."""
 NUMBER_MAX: Final = (1 << 62) - 1
@@ -52,8 +54,11 @@ _CLASSES: Final = {"mode": Class.HARD, "order_by_key": Class.HARD, "description"
 
 
 def usual_dead_letter_queue(queue: str) -> str:
-    """The dead-letter queue of a queue of that name, where no setting says another; empty: none."""
-    return "" if queue.endswith(DEAD_LETTER_SUFFIX) else queue + DEAD_LETTER_SUFFIX
+    """The dead-letter queue of a queue of that name, where no setting says another; empty: none.
+
+    A reply that nobody took in time is of no use to anybody.
+    """
+    return "" if queue.endswith(DEAD_LETTER_SUFFIX) or queue.startswith(REPLY_PREFIX) else queue + DEAD_LETTER_SUFFIX
 
 
 def class_of(setting: str) -> Class:

@@ -15,6 +15,7 @@ from vibemq.errors import (
     ConfigError,
     DeclareConflict,
     InvalidName,
+    InvalidRequest,
     LimitExceeded,
     RequestError,
     UnknownQueue,
@@ -25,12 +26,14 @@ from vibemq.projections.queue import Queue
 from vibemq.server.deduplication import Deduplication
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.effects import Answer
+from vibemq.server.expiring import Expiring
 from vibemq.server.groups import Groups
 from vibemq.server.journal import Journal
 from vibemq.server.limits import NAME_BYTES_MAX, Limits
 from vibemq.server.queue_settings import (
     DEAD_LETTER_QUEUE,
     DEAD_LETTER_SUFFIX,
+    REPLY_PREFIX,
     Class,
     Declaration,
     Difference,
@@ -68,6 +71,7 @@ class Queues:
         self._limits = limits
         self._defaults = defaults
         self._auto_create = auto_create
+        self._expiring = Expiring(journal)
         self._grace_ends_us: int | None = None
         self._watch_graces()
 
@@ -100,6 +104,8 @@ class Queues:
             UnknownQueue: none may be created on the way.
             RequestError: a name too long, or too many queues.
         """
+        if name.startswith(REPLY_PREFIX):
+            raise UnknownQueue(f"there is no queue {name!r}: the requester is gone")
         if not self._auto_create:
             raise UnknownQueue(f"there is no queue {name!r}; declare it first (auto_create is off)")
         return self._would_be(name, self._defaults.of(name))
@@ -131,6 +137,7 @@ class Queues:
         _check_length(name, settings)
         number = self._state.topology.next_queue
         self._journal.record(e.QueueDeclared(number, name, settings, connection))
+        self._expiring.watch(self._state.queues[number])
         return self._state.queues[number]
 
     def check_count(self, more: int = 1) -> None:
@@ -195,6 +202,7 @@ class Queues:
         self._deliveries.changed_settings(queue)
         self._groups.watch_idle(queue)
         self._deduplication.watch(queue.id)
+        self._expiring.watch(queue)
 
     def rename(self, connection: int, request: int, name: str, new_name: str) -> None:
         """Give a queue another name. Dead letters go where they went before: its own, and those that came to it.
@@ -320,17 +328,21 @@ class Queues:
         queue = self.require(name)
         ended = [one for group in list(queue.groups) for one in self._deliveries.end(queue, group)]
         count = queue.filled
-        grace_ms = queue.settings.delete_grace_ms if grace_ms is None else grace_ms
-        until_us = self._journal.now_us + grace_ms * 1000 if grace_ms else 0
-        self._journal.record(e.QueueDeleted(queue.id, count, queue.filled_bytes, connection, until_us))
+        until_us = self._delete(queue, connection, queue.settings.delete_grace_ms if grace_ms is None else grace_ms)
         self._deliveries.tell_ended(ended, UnknownQueue(f"queue {name!r} was deleted"))
+        self._answer(connection, request, {"count": count, "until_us": until_us})
+        return ended
+
+    def _delete(self, queue: Queue, connection: int, grace_ms: int) -> int:
+        """Delete a queue that has no consumers any more. Until when it can be brought back; 0: it cannot."""
+        until_us = self._journal.now_us + grace_ms * 1000 if grace_ms else 0
+        self._journal.record(e.QueueDeleted(queue.id, queue.filled, queue.filled_bytes, connection, until_us))
         self._deliveries.queue_gone(queue)
         deleted = list(self._state.topology.deleted)
         for number in deleted[: max(0, len(deleted) - self._limits.deleted_queues)]:
             self._remove(number)
         self._watch_graces()
-        self._answer(connection, request, {"count": count, "until_us": until_us})
-        return ended
+        return until_us
 
     def _remove(self, number: int) -> None:
         """Nobody can bring this queue back any more."""
@@ -356,6 +368,7 @@ class Queues:
         self._journal.record(e.QueueUndeleted(queue.id, wanted, connection))
         self._deliveries.came_back(queue)
         self._groups.watch_idle(queue)
+        self._expiring.watch(queue)
         self._change(queue, settings, connection)
         self._watch_graces()
         self._answer(connection, request, self.describe(queue))
@@ -429,10 +442,24 @@ class Queues:
             for pattern in wanted.bind:
                 self._bind(queue, pattern, 0)
 
-    def tick(self) -> None:
-        """Remove for good the deleted queues whose grace time is over."""
-        if self._grace_ends_us is None or self._grace_ends_us > self._journal.now_us:
-            return
+    def start(self) -> None:
+        """The broker starts."""
+        self._expiring.start()
+
+    def tick(self) -> list[int]:
+        """Delete the queues that have been without consumers for too long, and remove those whose grace time is over.
+
+        The numbers of the former.
+        """
+        ended = []
+        while (queue := self._expiring.next()) is not None:
+            self._delete(queue, 0, queue.settings.delete_grace_ms)
+            ended.append(queue.id)
+        if self._grace_ends_us is not None and self._grace_ends_us <= self._journal.now_us:
+            self._end_graces()
+        return ended
+
+    def _end_graces(self) -> None:
         for number, (_, until_us) in list(self._state.topology.deleted.items()):
             if until_us <= self._journal.now_us:
                 self._remove(number)
@@ -444,7 +471,8 @@ class Queues:
 
     def next_due_us(self) -> int | None:
         """When `tick` has something to do next."""
-        return self._grace_ends_us
+        times = (self._grace_ends_us, self._expiring.next_due_us())
+        return min((time_us for time_us in times if time_us is not None), default=None)
 
     def _answer(self, connection: int, request: int, result: dict[str, Any]) -> None:
         self._journal.effects.append(Answer(self._journal.next_offset, connection, request, result))
@@ -484,6 +512,8 @@ def check_declarations(
 
 
 def _check_bound(name: str, count: int, limits: Limits) -> None:
+    if name.startswith(REPLY_PREFIX):
+        raise InvalidRequest(f"queue {name!r} is for replies, and cannot be bound to topics")
     if count > limits.bindings_per_queue:
         limit = limits.bindings_per_queue
         raise LimitExceeded(f"queue {name!r} would have {count} bindings: the limit of one queue is {limit}")
