@@ -1,6 +1,7 @@
 """A broker without a runtime: commands go in, every event is kept in a list that stands for the log."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate, pairwise
 from typing import TypeVar
 
 from vibemq import events as e
@@ -186,6 +187,17 @@ class Rig:
             index -= batch.count
         raise AssertionError("a record has all that is said to be in it")
 
+    def _pieces(self, refs: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, int]]:
+        """The same messages, each piece of one batch: those of a transaction may be of several."""
+        for offset, index, count in refs:
+            event, _, payload = self.log[offset]
+            sizes = [Batch(data).count for data in payload] if isinstance(event, e.TransactionCommitted) else []
+            ends = [*accumulate(sizes), index + count]
+            for start, end in pairwise([0, *ends]):
+                first, last = max(start, index), min(end, index + count)
+                if first < last:
+                    yield offset, first, last - first
+
     def _in_transaction(
         self, at: int, load: Load, event: e.TransactionCommitted, time_us: int
     ) -> Iterator[StoredBatch]:
@@ -213,7 +225,7 @@ class Rig:
                 found.append(StoredBatch(queue, lane, sequence, at, 0, at, time_us, time_us, batch, dead=dead))
                 continue
             first = sequence
-            for origin, index, count in event.refs:
+            for origin, index, count in self._pieces(event.refs):
                 origin_us = self.log[origin].time_us
                 part = self.part(origin, index, count)
                 dead = event.reason if isinstance(event, e.DeadLettered) else 0

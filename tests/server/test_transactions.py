@@ -186,6 +186,17 @@ def test_dead_letters_of_a_transaction_are_read_back_by_their_index() -> None:
     assert [body for body, _ in desk.bodies("q.dlq")] == [b"1", b"2"]
 
 
+def test_dead_letters_that_follow_each_other_may_be_of_two_batches() -> None:
+    desk = Desk(defaults=QueueSettings(max_attempts=1))
+    desk.commit(("q", [b"1", b"2"]), ("q", [b"3", b"4", b"5"]))
+    consumer = desk.consume("q")
+    desk.take()
+    desk.broker.deliveries.nack(desk.client, consumer, ((2, 5),), 0, delay_ms=None, reason="", reject=False)
+    desk.take()
+    desk.forget_messages()
+    assert [body for body, _ in desk.bodies("q.dlq")] == [b"2", b"3", b"4"]
+
+
 # --- nothing of it
 
 

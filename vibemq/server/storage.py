@@ -212,21 +212,26 @@ class Storage:
         origins: "_Origins",
     ) -> Iterator[StoredBatch]:
         for offset, index, count in event.refs:
-            if sequence + count > load.sequence:
-                batch, time_us = origins.part(offset, index, count)
-                yield StoredBatch(
-                    load.queue,
-                    load.lane,
-                    sequence,
-                    offset,
-                    index,
-                    record.offset,
-                    time_us,
-                    record.time_us,
-                    batch,
-                    dead=event.reason if isinstance(event, e.DeadLettered) else 0,
-                )
-            sequence += count
+            end, sequence = index + count, sequence + count
+            while sequence > load.sequence and index < end:
+                whole, first, time_us = origins.read(offset, index)
+                # A transaction has several batches: messages of it that follow each other may be of two.
+                cut = min(end, first + whole.count) - index
+                left = end - index
+                if sequence - left + cut > load.sequence:
+                    yield StoredBatch(
+                        load.queue,
+                        load.lane,
+                        sequence - left,
+                        offset,
+                        index,
+                        record.offset,
+                        time_us,
+                        record.time_us,
+                        Batch(b"".join(whole.cut(index - first, cut))),
+                        dead=event.reason if isinstance(event, e.DeadLettered) else 0,
+                    )
+                index += cut
 
     def recall(self, recall: Recall) -> e.Event:
         """The event that a Recall asks for. For any thread.
