@@ -211,8 +211,8 @@ class Storage:
         sequence: int,
         origins: "_Origins",
     ) -> Iterator[StoredBatch]:
-        for offset, index, count in event.refs:
-            end, sequence = index + count, sequence + count
+        for offset, start, count in event.refs:
+            index, end, sequence = start, start + count, sequence + count
             while sequence > load.sequence and index < end:
                 whole, first, time_us = origins.read(offset, index)
                 # A transaction has several batches: messages of it that follow each other may be of two.
