@@ -37,6 +37,7 @@ def test_every_setting_can_be_declared(broker: ServedBroker) -> None:
         --max-attempts 3 --lease 2m --retry-delay 500ms --retry-backoff exponential --retry-delay-max 1h
         --retry-jitter 20 --ttl 7d --max-length 7 --max-bytes 1000 --overflow drop-oldest --dead-letter-queue graves
         --single-active --publish-rate 1000 --deliver-rate 2000 --delete-grace 90
+        --dedup-window 1h --expires 30d
     """)
     found = broker.lines("queue", "declare", "declared", *options, "--description", "for a test")[0]
     assert (found["name"], found["mode"], found.pop("differences")) == ("declared", "round-robin", [])
@@ -56,6 +57,8 @@ def test_every_setting_can_be_declared(broker: ServedBroker) -> None:
         "publish_rate": 1000,
         "deliver_rate": 2000,
         "delete_grace_ms": 90_000,
+        "dedup_window_ms": 3_600_000,
+        "expires_ms": 30 * 86_400_000,
         "description": "for a test",
     }
     assert shown(broker, "declared") == found

@@ -51,6 +51,8 @@ SETTINGS: Final = (
     Setting("publish_rate", NUMBER, "Messages a second above which publishers wait; 0: any number."),
     Setting("deliver_rate", NUMBER, "Messages a second that are handed out; 0: any number."),
     Setting("delete_grace", DURATION, "How long it can be brought back once deleted; 0: not at all."),
+    Setting("dedup_window", DURATION, "How long dedup ids are remembered; 0: not at all."),
+    Setting("expires", DURATION, "It is deleted when it had no consumer for so long; 0: never."),
     Setting("description", "TEXT", "A text for people."),
 )
 """Every setting, in the order of the help."""

@@ -152,6 +152,7 @@ _SAY: Final[dict[type[e.Event], _Say]] = {
     e.GroupSought: lambda event, names: f"{_group(event, names)} goes on from message {event.sequence}",
     e.Bound: lambda event, _: f"to {plain(event.pattern)}",
     e.Unbound: lambda event, _: f"from {plain(event.pattern)}",
+    e.DedupForgotten: lambda event, _: f"dedup ids that came before record {event.below}",
     e.ProducersForgotten: lambda event, _: _counted(len(event.producers), "producer"),
     e.Subscribed: lambda event, names: f"subscription {event.subscription}{_in(event, names)}",
     e.Unsubscribed: lambda event, names: f"subscription {event.subscription}{_in(event, names)}",
