@@ -472,8 +472,8 @@ class Confirmed(Control, frozen=True, kw_only=True):
 
     The last `dropped` of its messages were not stored, as a queue was full that drops the newest. For a topic the
     sequence is 0, as each queue has its own. It is 0, too, where the messages wait until `due_us`. `duplicates` were
-    not stored, as messages with their dedup ids were there: (position in the batch, record offset, index) of each; those
-    that were dropped are the last of the others. What is stored has the indices of the record in its order.
+    not stored, as messages with their dedup ids were there: (position in the batch, record offset, index) of each; what
+    was dropped is the last of the others. What is stored has the indices of the record in its order.
     """
 
     request: Request
