@@ -253,6 +253,14 @@ def test_what_it_acks_makes_room_for_what_it_publishes() -> None:
     assert desk.length("q") == 2
 
 
+def test_a_queue_that_drops_the_newest_may_store_nothing_of_its_last_batches() -> None:
+    desk = Desk()
+    desk.broker.queues.declare(desk.client, 1, "q", {"max_length": 3, "overflow": "drop-newest"})
+    desk.publish("q", b"1")
+    desk.commit(("q", [b"2", b"3", b"4"]), ("q", [b"5"]), ("q", [b"6"]))
+    assert [body for body, _ in desk.bodies("q")] == [b"1", b"2", b"3"]
+
+
 # --- attempts
 
 

@@ -297,9 +297,9 @@ class Publishing:
         for queue in decided.queues:
             lane = decided.lane(queue)
             sequence = queue.next.get(lane, 1) if not due_us else 0
-            if together is not None and batch is not None and not due_us:
+            if together is not None and not due_us:
                 sequence += together.arrived[queue.id, lane]
-                together.arrived[queue.id, lane] += batch.count
+                together.arrived[queue.id, lane] += batch.count if batch is not None else 0
             targets.append((queue.id, lane, sequence))
         count, size, timed = (batch.count, batch.record_bytes, batch.ttl_ms > 0) if batch is not None else (0, 0, False)
         if not publish.sequence:
