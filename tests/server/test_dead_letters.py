@@ -92,6 +92,15 @@ def test_a_dry_run_tells_what_the_same_request_would_move() -> None:
         assert would == redrive(with_letters(10)[0], connection, start, end, most)
 
 
+def test_a_redrive_leaves_what_is_delayed_its_room() -> None:
+    rig, connection = with_letters(5)
+    delayed = Publish(connection, 1, "orders", 0, batch_of([b"later"] * 2), delay_ms=1000)
+    rig.broker.publishing.publish(delayed)
+    rig.broker.queues.change(connection, 1, "orders", {"max_length": 4})
+    rig.take()
+    assert redrive(rig, connection, 0, 0)["count"] == 2
+
+
 def pass_all_times(rig: Rig) -> list[e.Event]:
     """Let so much time pass as anything waits for; the events of that."""
     events: list[e.Event] = []

@@ -342,7 +342,7 @@ class DeadLetters:
         settings = target.settings
         if settings.overflow is Overflow.DROP_OLDEST or settings.overflow is Overflow.DEAD_LETTER:
             return count
-        room, room_bytes = settings.max_length - target.length, settings.max_bytes - target.bytes
+        room, room_bytes = settings.max_length - target.filled, settings.max_bytes - target.filled_bytes
         fitting = size = 0
         for length in lengths[: max(0, room)]:
             size += length
