@@ -14,19 +14,18 @@ from vibemq.projections.group import Group, Lane
 from vibemq.projections.intervals import IntervalSet
 from vibemq.projections.projector import Projector
 from vibemq.projections.queue import Queue
-from vibemq.server import dispatch, removal
+from vibemq.server import dispatch, publishing, removal
 from vibemq.server.admission import Admission
 from vibemq.server.dead_lettering import DeadLettering
 from vibemq.server.dead_letters import DeadLetters
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.dispatch import Consumers, Dispatcher
-from vibemq.server.effects import StoredBatch
+from vibemq.server.effects import Confirmed, StoredBatch
 from vibemq.server.groups import Groups, Then
 from vibemq.server.journal import Journal
 from vibemq.server.key_order import KeyOrder
 from vibemq.server.peeking import Peeking
 from vibemq.server.publishers import Place, Publishers
-from vibemq.server.publishing import Publishing
 from vibemq.server.queues import Queues
 from vibemq.server.removal import Removal
 from vibemq.server.subscription import Piece, Subscription
@@ -223,12 +222,7 @@ def overflow_is_not_dead_lettered(patch: Patch) -> None:
 
 
 def drop_newest_is_silent(patch: Patch) -> None:
-    confirm = Publishing._confirm
-    patch.setattr(
-        Publishing,
-        "_confirm",
-        lambda self, publish, stored, **more: confirm(self, publish, stored._replace(dropped=0), **more),
-    )
+    patch.setattr(publishing, "Confirmed", lambda *args: Confirmed(*args)._replace(dropped=0))
 
 
 def lag_is_not_limited(patch: Patch) -> None:
@@ -441,8 +435,8 @@ def unroutable_is_lost(patch: Patch) -> None:
 def deleted_queue_comes_back_empty(patch: Patch) -> None:
     undeleted = Queue.undeleted
 
-    def empty(queue: Queue, event: e.QueueUndeleted) -> None:
-        undeleted(queue, event)
+    def empty(queue: Queue, event: e.QueueUndeleted, time_us: int) -> None:
+        undeleted(queue, event, time_us)
         for group in queue.groups.values():
             group.purge(queue.next)
 

@@ -36,26 +36,28 @@ class Place:
 
     def __init__(self) -> None:
         self.waits = False
-        self.expected: dict[int, Sending] = {}
-        """By sequence: what was refused and is to come again."""
-        self.last: Sending | None = None
+        self.expected: dict[int, tuple[int, int]] = {}
+        """By sequence: messages and bytes that were refused and are to come again."""
+        self.last = (0, 0)
 
     @property
-    def first(self) -> Sending:
+    def first(self) -> tuple[int, int]:
         """What room is to be made for."""
-        found = self.expected[min(self.expected)] if self.expected else self.last
-        assert found is not None
-        return found
+        return self.expected[min(self.expected)] if self.expected else self.last
 
-    def refuse(self, sequence: int, sending: Sending) -> None:
+    def refuse(self, sequence: int, count: int, size: int) -> None:
         """Something comes again later."""
-        self.waits, self.last = True, sending
+        self.waits, self.last = True, (count, size)
         if sequence:
-            self.expected[sequence] = sending
+            self.expected[sequence] = count, size
+
+    def give_up(self, oldest: int) -> None:
+        """`oldest` is the first that the client has not given up."""
+        self.expected = {number: wanted for number, wanted in self.expected.items() if number >= oldest}
 
     def has_turn(self, sequence: int, oldest: int) -> bool:
-        """Whether a batch is not kept back by others; `oldest` is the first that the client has not given up."""
-        self.expected = {number: sending for number, sending in self.expected.items() if number >= oldest}
+        """Whether a batch is not kept back by others."""
+        self.give_up(oldest)
         if self.expected and sequence == min(self.expected):
             del self.expected[sequence]
             return True
@@ -148,7 +150,8 @@ class PublishingMachine(Machine):
         assert type(refusal) is expected
         assert self.settle() == []
         if expected is QueueBlocked:
-            self.places.setdefault(key, Place()).refuse(sequence, sending)
+            count, size = len(sending.bodies), sum(map(len, sending.bodies))
+            self.places.setdefault(key, Place()).refuse(sequence, count, size)
             if sequence:
                 self.outstanding.setdefault(key, {})[sequence] = sending
 
@@ -231,11 +234,11 @@ class PublishingMachine(Machine):
         _, name, to_topic = key
         place = self.places[key]
         return place.waits and all(
-            self.has_room(queue, place.first) for queue in self.concerned(name, to_topic=to_topic)
+            self.has_room(queue, *place.first) for queue in self.concerned(name, to_topic=to_topic)
         )
 
-    def has_room(self, queue: Queue, wanted: Sending) -> bool:
-        settings, count, size = queue.settings, len(wanted.bodies), sum(map(len, wanted.bodies))
+    def has_room(self, queue: Queue, count: int, size: int) -> bool:
+        settings = queue.settings
         if settings.overflow is not Overflow.BLOCK or count > settings.max_length or size > settings.max_bytes:
             return True
         room = max(count, min(settings.max_length // 10, HYSTERESIS_MAX))

@@ -9,7 +9,7 @@ from hypothesis.stateful import rule
 
 from tests.server.machine import RANDOM, refused
 from tests.server.model import MS, Copy, Group, Queue, State
-from tests.server.publishing_machine import PublishingMachine
+from tests.server.transactions_machine import TransactionsMachine
 from vibemq.errors import DeclareConflict, InvalidRequest, QueueFull, UnknownQueue
 from vibemq.events import DeadReason
 from vibemq.server import effects as f
@@ -20,7 +20,7 @@ Home: TypeAlias = Callable[[Copy], Queue | None]
 """Where a dead letter goes."""
 
 
-class QueuesMachine(PublishingMachine):
+class QueuesMachine(TransactionsMachine):
     """People, too."""
 
     def some_queue(self, random: Random) -> Queue | None:

@@ -18,7 +18,7 @@ from vibemq.server.queue_settings import QueueDefaults
 
 
 def test_every_command_is_carried_out() -> None:
-    assert {*COMMANDS, m.Hello, m.Publish, m.Ping, m.Goodbye} == set(get_args(m.Command))
+    assert {*COMMANDS, m.Hello, m.Publish, m.Commit, m.Ping, m.Goodbye} == set(get_args(m.Command))
 
 
 def answers(rig: Rig, asks: Sequence[Any]) -> list[Any]:

@@ -33,6 +33,9 @@ class Witness:
         self.unacked_max = unacked_max
         self.sending: Sending | None = None
         """What is being published."""
+        self.committing: list[tuple[bool, Sending]] = []
+        """What is being published together, and whether it is to a topic."""
+        self._index = 0
         self.redriven: list[tuple[Queue, Copy]] = []
         """What went back to work since somebody asked for it: where to, and the dead letter that it was."""
         self.just_died: list[Message] = []
@@ -51,6 +54,7 @@ class Witness:
             e.QueueUndeleted: self._queue_undeleted,
             e.Published: self._published,
             e.Routed: self._routed,
+            e.TransactionCommitted: self._committed,
             e.GroupCreated: self._group_created,
             e.GroupDeleted: self._group_deleted,
             e.GroupSought: self._group_sought,
@@ -149,6 +153,17 @@ class Witness:
         for queue, lane, sequence in event.targets:
             self._arrived(offset, queue, lane, sequence, event.count, why)
 
+    def _committed(self, offset: int, event: e.TransactionCommitted) -> None:
+        """Batches for queues are before those for topics. What is acked the model knows from who asked for it."""
+        in_order = [
+            sending for is_topic in (False, True) for to_topic, sending in self.committing if to_topic is is_topic
+        ]
+        parts: tuple[e.Published | e.Routed, ...] = (*event.published, *event.routed)
+        for part, self.sending in zip(parts, in_order, strict=True):
+            self._hear[type(part)](offset, part)
+            self._index += part.count
+        self._index = 0
+
     def _arrived(self, offset: int, number: int, lane: int, sequence: int, count: int, why: Why | None) -> None:
         assert self.sending is not None
         bodies, keys, ttl_ms, priority = self.sending
@@ -157,7 +172,7 @@ class Witness:
         assert sequence == queue.next[lane]
         queue.is_dead_letter_queue |= why is not None and not queue.settings.mode.has_groups
         for index, (body, key) in enumerate(zip(bodies[:count], keys[:count], strict=True)):
-            queue.add(Content(body, (offset, index), key, ttl_ms * MS), lane, self.model.now_us, why)
+            queue.add(Content(body, (offset, self._index + index), key, ttl_ms * MS), lane, self.model.now_us, why)
 
     # --- messages are handed out, and come back
 

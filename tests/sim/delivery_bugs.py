@@ -375,8 +375,8 @@ def undelete_loses_messages(patch: Patch) -> None:
     """What had been delivered before is there, the rest is not."""
     undeleted = Queue.undeleted
 
-    def poorer(queue: Queue, event: e.QueueUndeleted) -> None:
-        undeleted(queue, event)
+    def poorer(queue: Queue, event: e.QueueUndeleted, time_us: int) -> None:
+        undeleted(queue, event, time_us)
         for group in queue.groups.values():
             for number, lane in group.lanes.items():
                 lane.cursor = queue.next[number]

@@ -43,15 +43,5 @@ def sections(event: e.Event) -> Iterator[Section]:
             at, index = at + size, index + part.count
 
 
-def section_of(event: e.Event, index: int) -> Section:
-    """The batch that holds the message at an index of the record."""
-    found = Section(0, None, 0, (), 0)
-    for section in sections(event):
-        if section.index > index:
-            break
-        found = section
-    return found
-
-
 def _dead(event: e.Event) -> int:
     return DeadReason.UNROUTABLE if isinstance(event, e.Routed) and event.unroutable else 0
