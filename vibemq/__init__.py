@@ -21,6 +21,7 @@ from vibemq.client import (
     Schedule,
     SyncClient,
     SyncMessage,
+    Transaction,
     connect,
     connect_sync,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Schedule",
     "SyncClient",
     "SyncMessage",
+    "Transaction",
     "VibeMQError",
     "connect",
     "connect_sync",

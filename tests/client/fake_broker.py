@@ -98,6 +98,7 @@ class FakeBroker:
         self.pings = 0
         self.greeting: m.Reply | None = welcome()
         self.subscriptions = 0
+        self.epochs = 0
         self.lease_ms = 0
         self.group: str | None = None
         """What a Subscribe is told of its group, if it names none."""
@@ -105,10 +106,16 @@ class FakeBroker:
             m.Goodbye: lambda _: m.Goodbye(),
             m.Subscribe: self.subscribed,
             m.Unsubscribe: lambda command: m.Done(request=command.request),
+            m.Begin: self.begun,
+            m.Rollback: lambda command: m.Done(request=command.request),
             m.Flush: lambda command: m.Done(request=command.request),
             m.Ack: lambda command: m.Done(request=command.request) if command.request else None,
             m.Nack: lambda command: m.Done(request=command.request) if command.request else None,
         }
+
+    def begun(self, command: m.Begin) -> m.Reply:
+        self.epochs += 1
+        return m.Done(request=command.request, result={"epoch": self.epochs, "timeout_ms": command.timeout_ms})
 
     def subscribed(self, command: m.Subscribe) -> m.Reply:
         self.subscriptions += 1

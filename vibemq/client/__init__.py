@@ -24,12 +24,15 @@ from vibemq.client.schedules import Schedule
 from vibemq.client.stats import Stats
 from vibemq.client.sync import SyncClient, connect_sync
 from vibemq.client.sync_messages import SyncMessage, SyncMessages
+from vibemq.client.sync_transaction import SyncTransaction
+from vibemq.client.transaction import Collected, Transaction
 from vibemq.durations import Duration
 
 __all__ = [
     "Batches",
     "Body",
     "Client",
+    "Collected",
     "ConnectOptions",
     "Consuming",
     "DeadLetter",
@@ -56,8 +59,10 @@ __all__ = [
     "SyncClient",
     "SyncMessage",
     "SyncMessages",
+    "SyncTransaction",
     "TopicManyOptions",
     "TopicOptions",
+    "Transaction",
     "connect",
     "connect_sync",
 ]

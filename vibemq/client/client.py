@@ -22,6 +22,7 @@ from vibemq.client.schedules import Schedules
 from vibemq.client.settling import runs_of
 from vibemq.client.stats import Stats
 from vibemq.client.subscription import Subscription, Subscriptions
+from vibemq.client.transaction import DEFAULT_SECONDS, Transaction
 from vibemq.client.url import DEFAULT_URL, Address, parse
 from vibemq.durations import Duration, milliseconds
 from vibemq.errors import RequestTimeout, UsageError, VibeMQError
@@ -244,6 +245,27 @@ class Client(Publishing, DeadLetters, Delayed, Schedules):
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    # --- transactions ----------------------------------------------------------------------------------------------
+
+    def transaction(self, timeout: Duration = DEFAULT_SECONDS) -> Transaction:
+        """Publishes and acks that happen together, or not at all: `async with client.transaction() as tx`.
+
+        `tx` collects them: tx.publish(), tx.publish_many(), tx.ack() and so on are not awaited, and nothing is sent
+        before the end of the block, which commits; an exception rolls back. From the first of them on it may be open
+        for `timeout`, and for as long as the broker allows (15 minutes unless configured).
+
+        Leaving the block raises:
+            TransactionConflict: a message that it acks is not this client's any more. Nothing was done.
+            TransactionTimeout: it was open for too long. Nothing was done.
+            VibeMQError: what one of its publishes would have raised. Nothing was done.
+            RequestTimeout: no answer in time; the text says whether it may still be carried out.
+        """
+        return self.transaction_of(timeout, asyncio.get_running_loop().call_soon)
+
+    def transaction_of(self, timeout: Duration, call_soon: Callable[[Callable[[], None]], object]) -> Transaction:
+        """As transaction(), for a program on another thread: `call_soon` calls into the loop."""
+        return Transaction(self._link, self._requests, self._publisher, timeout, self._options.timeout, call_soon)
 
     # --- signs of life ---------------------------------------------------------------------------------------------
 

@@ -1,6 +1,6 @@
 """Sending: batches wait for the window, are sent, and kept until they are answered.
 
-    queued --window--> sent --Confirmed or Failed--> done
+    queued --window--> sent --Confirmed, Committed or Failed--> done
       ^                | |
       +-- connection --+ +--QueueBlocked--> held, by queue --Unblocked--> sent again
           breaks
@@ -11,6 +11,10 @@ old order and before anything new: the broker recognises what it has already.
 A queue that blocks holds up only what is published to it. Its batches do not count as sent; they wait in order, those
 that were refused and all that come after, until the broker says Unblocked. As it has stored none of them, they are new
 batches to the next connection, with new sequences.
+
+A transaction goes the same way: it takes one sequence, among those of the batches, so that it is recognised like them.
+One that was refused with QueueBlocked and goes to several places waits for no one of them in particular, as the broker
+does not say which it was, and is tried again when any of them takes more.
 
 Where a queue has no room for a batch of messages that were published one by one, half of them are tried, and so on, so
 that each gets the answer that it would have got alone.
@@ -26,18 +30,10 @@ from vibemq.client.link import Link
 from vibemq.client.outgoing import Outgoing, Place
 from vibemq.client.stats import Stats
 from vibemq.errors import LimitExceeded, QueueBlocked, QueueFull, RequestTimeout, ShuttingDown, VibeMQError, from_wire
-from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 
-FRAME_OVERHEAD: Final = binary.PUBLISH.size + 255 + binary.TIME.size + binary.COUNT.size
-"""What a frame has besides batch and hashes, at most: fixed fields, the longest name, a time to wait."""
 BATCH_OVERHEAD: Final = 16
 """What a batch has besides its messages, at most."""
-
-
-def batch_bytes_max(limits: m.Welcome) -> int:
-    """How many bytes a batch may have."""
-    return min(limits.frame_bytes_max - FRAME_OVERHEAD, limits.publish_window_bytes)
 
 
 class Outbox:
@@ -58,11 +54,12 @@ class Outbox:
         self._sent_bytes = 0
         self._held: dict[Place, list[tuple[int, Outgoing]]] = {}  # heaps by order
         self._unblocked: dict[Place, None] = {}  # those of the held that may be sent
+        self._waiting: dict[int, Outgoing] = {}  # what was refused and goes to several places, by order
         self._order = 0
         self._sequence = 1
         self._timer: asyncio.TimerHandle | None = None
         self._marks: deque[tuple[int, asyncio.Future[None]]] = deque()
-        link.handlers[m.Confirmed] = self._confirmed
+        link.handlers[m.Confirmed] = link.handlers[m.Committed] = self._confirmed
         link.handlers[m.Unblocked] = self._unblock
         link.on_cut.append(self._cut)
         link.on_closed.append(self._closed)
@@ -100,12 +97,12 @@ class Outbox:
             batch = self._next()
             if batch is None:
                 return
-            size = len(batch.data) + len(batch.dedup)
+            size = batch.size
             if sent and self._sent_bytes + size > limits.publish_window_bytes:
                 self._queued.appendleft(batch)
                 return
-            if size > batch_bytes_max(limits):  # formed for another broker, or before its limits changed
-                batch.failed(LimitExceeded(f"a batch of {size} bytes is above what the broker now takes"))
+            if not batch.fits(limits):  # formed for another broker, or before its limits changed
+                batch.failed(LimitExceeded(f"{size} bytes are above what the broker now takes at a time"))
                 self._forget(batch)
                 continue
             self._send(batch)
@@ -119,7 +116,7 @@ class Outbox:
             del self._held[place], self._unblocked[place]
         while self._queued:
             batch = self._queued.popleft()
-            if not self._held or batch.route.place not in self._held:
+            if not self._held or not any(place in self._held for place in batch.places):
                 return batch
             self._hold(batch)
         return None
@@ -127,35 +124,20 @@ class Outbox:
     def _send(self, batch: Outgoing) -> None:
         if not batch.sequence:
             batch.sequence = self._sequence
-            self._sequence += batch.front
+            self._sequence += batch.numbers
             self._numbered[batch.sequence] = batch
-        number, data = self._link.number(), batch.payload
+        number = self._link.number()
         self._sent[number] = batch
-        batch.sent_bytes = len(data) + len(batch.dedup)
+        batch.sent_bytes = batch.size
         self._sent_bytes += batch.sent_bytes
         self._stats.batches_resent += batch.sent
         batch.sent, batch.blocked = True, False
-        route, delay_ms = batch.route, batch.route.delay_ms
-        if delay_ms:  # it counts from the call, however long the batch had to wait to be sent, or sent again
-            waited = self._loop.time() - (batch.expires - self._timeout)
-            delay_ms = max(0, delay_ms - int(waited * 1_000))
-        self._link.send(
-            binary.encode_publish(
-                number,
-                route.name.encode(),
-                batch.sequence,
-                [data],
-                next(iter(self._numbered)),
-                to_topic=route.to_topic,
-                delay_ms=delay_ms,
-                due_us=route.due_us,
-                dedup=batch.hashes,
-            )
-        )
+        waited_ms = int((self._loop.time() - batch.expires + self._timeout) * 1_000)
+        self._link.send(batch.frame(number, next(iter(self._numbered)), waited_ms))
 
     # --- from the broker -------------------------------------------------------------------------------------------
 
-    def _confirmed(self, reply: m.Confirmed) -> None:
+    def _confirmed(self, reply: m.Confirmed | m.Committed) -> None:
         batch = self._sent.pop(reply.request, None)
         if batch is None:
             return
@@ -169,7 +151,7 @@ class Outbox:
             self.pump()
 
     def failed(self, reply: m.Failed) -> bool:
-        """Take the refusal of a publish; False when it is not one."""
+        """Take the refusal of a publish or a commit; False when it is not one."""
         batch = self._sent.get(reply.request)
         if batch is None:
             return False
@@ -179,7 +161,8 @@ class Outbox:
             self._sent_bytes -= batch.sent_bytes
             if isinstance(error, QueueBlocked) and not batch.abandoned:
                 batch.sent = False
-                self._unblocked.pop(batch.route.place, None)
+                if len(batch.places) == 1:
+                    self._unblocked.pop(batch.places[0], None)
                 self._hold(batch)
             elif isinstance(error, QueueFull) and not batch.abandoned and batch.try_less():
                 self._send_anew(batch)
@@ -199,14 +182,22 @@ class Outbox:
         """Keep a batch until its queue takes some again."""
         if not batch.waited:
             batch.waited = True
-            self._stats.publishes_blocked += batch.count
+            self._stats.publishes_blocked += batch.published
         batch.blocked = True
-        heappush(self._held.setdefault(batch.route.place, []), (batch.order, batch))
+        held = next((place for place in batch.places if place in self._held), batch.places[0])
+        if len(batch.places) == 1 or held in self._held:
+            heappush(self._held.setdefault(held, []), (batch.order, batch))
+        else:
+            self._waiting[batch.order] = batch
 
     def _unblock(self, reply: m.Unblocked) -> None:
         for place in ((reply.queue, False), (reply.queue, True)):
             if place in self._held:
                 self._unblocked[place] = None
+            again = [batch for batch in self._waiting.values() if place in batch.places]
+            for batch in reversed(again):
+                del self._waiting[batch.order]
+                self._queued.appendleft(batch)
         self.pump()
 
     def _forget(self, batch: Outgoing) -> None:
@@ -228,6 +219,7 @@ class Outbox:
         self._sent_bytes = 0
         self._held.clear()
         self._unblocked.clear()
+        self._waiting.clear()
         for batch in self._pending.values():
             batch.blocked = False
             if batch.sequence and not batch.sent:  # refused, and so not stored: by now its sequence may be too old
@@ -249,7 +241,21 @@ class Outbox:
                 self._timer = self._loop.call_at(batch.expires, self._expire)
                 break
             batch.abandoned = True
-            batch.failed(RequestTimeout(f"publish: not confirmed within {self._timeout:g} s: {batch.fate}."))
+            batch.failed(RequestTimeout(f"{batch.expired} within {self._timeout:g} s: {batch.fate}."))
+        self._drop_abandoned()
+
+    def withdraw(self, batch: Outgoing, error: VibeMQError) -> bool:
+        """Give up on one that is on no connection, because of `error`. False: it may be carried out already."""
+        if batch.sent or batch.abandoned or batch.order not in self._pending:
+            return False
+        batch.abandoned = True
+        batch.failed(error)
+        self._drop_abandoned()
+        return True
+
+    def abandon(self, batch: Outgoing) -> None:
+        """Nobody waits for one any more: it is not sent again."""
+        batch.abandoned = True
         self._drop_abandoned()
 
     def _drop_abandoned(self) -> None:
@@ -263,6 +269,7 @@ class Outbox:
             heap[:] = [entry for entry in heap if not entry[1].abandoned]
             heapify(heap)
         for batch in abandoned:
+            self._waiting.pop(batch.order, None)
             self._forget(batch)
 
     def _closed(self, error: VibeMQError) -> None:
@@ -274,6 +281,7 @@ class Outbox:
         self._queued.clear()
         self._held.clear()
         self._unblocked.clear()
+        self._waiting.clear()
         for batch in batches:
-            batch.failed(type(error)(f"{error}: the publish was not confirmed; {batch.fate}"))
+            batch.failed(type(error)(f"{error}: {batch.expired}; {batch.fate}"))
             self._forget(batch)

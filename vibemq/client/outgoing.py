@@ -12,6 +12,7 @@ from vibemq.batch import PRIORITY_MAX, PRIORITY_NORMAL, Batch, HeaderValue
 from vibemq.client.moment import Moment, moment, waiting_time
 from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError, VibeMQError
+from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import HASH_BYTES
 
@@ -24,6 +25,8 @@ Place: TypeAlias = tuple[str, bool]
 """A name, and whether it is that of a topic: what blocks, blocks as a whole."""
 
 PRIORITIES: Final[Mapping[str, int]] = {"low": 1, "normal": PRIORITY_NORMAL, "high": 7, "critical": 9}
+FRAME_OVERHEAD: Final = binary.PUBLISH.size + 255 + binary.TIME.size + binary.COUNT.size
+"""What a frame has besides batch and hashes, at most: fixed fields, the longest name, a time to wait."""
 KEY_HEADER: Final = "key"
 TOPIC_HEADER: Final = "topic"
 
@@ -199,68 +202,130 @@ def receipts_of(
 
 
 class Outgoing:
-    """A batch without an answer. `futures` wait for one message each, or `whole` for all of them.
+    """What takes a number of the producer and is sent until it is answered: a batch, or a transaction.
 
-    Messages that were published one by one travel together only for speed: when their queue has no room for all of them
-    the first `front` are tried, and what has its answer leaves the batch. `published` and `published_bytes` count what
-    was in it at first.
+    `order` counts them in this client. `sequence` is the producer's number of what is first in it, and 0 until it is
+    sent; it takes `numbers` of them. `sent`: the broker may have carried it out. `blocked`: it has not, and it waits
+    for a queue. `waited`: it had to, at least once. `abandoned`: nobody waits for it any more.
 
-    `order` counts the batches of this client. `sequence` is the producer's number of its first message, and 0 until it
-    is sent. `sent`: the broker may have stored it. `blocked`: it has not, and waits for its queue. `waited`: it
-    had to, at least once.
+    `places` is where it goes. `published` messages of `published_bytes` bytes count as pending until it is answered.
     """
 
     __slots__ = (
         "abandoned",
         "blocked",
-        "count",
-        "data",
-        "dedup",
         "expires",
-        "front",
-        "futures",
         "order",
+        "places",
         "published",
         "published_bytes",
-        "route",
         "sent",
         "sent_bytes",
         "sequence",
         "waited",
-        "whole",
     )
+
+    def __init__(self, places: tuple[Place, ...], published: int, published_bytes: int, expires: float) -> None:
+        """Given up at loop time `expires`."""
+        self.places, self.published, self.published_bytes, self.expires = places, published, published_bytes, expires
+        self.order = self.sequence = self.sent_bytes = 0
+        self.sent = self.blocked = self.waited = self.abandoned = False
+
+    @property
+    def numbers(self) -> int:
+        """How many of the producer's numbers it takes."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """How many bytes it takes of the broker's window."""
+        raise NotImplementedError
+
+    def fits(self, limits: m.Welcome) -> bool:
+        """Whether the broker takes a frame as large."""
+        raise NotImplementedError
+
+    def frame(self, number: int, oldest: int, waited_ms: int) -> list[bytes | memoryview]:
+        """The buffers to send as request `number`; it was given to the client `waited_ms` ago."""
+        raise NotImplementedError
+
+    def try_less(self) -> bool:
+        """There was no room: try a part of it next, if it may be parted."""
+        return False
+
+    def go_on(self) -> bool:
+        """A part of it has its answer: go on with what is left, if there is something."""
+        return False
+
+    def confirmed(self, reply: m.Confirmed | m.Committed) -> None:
+        """Tell those who wait what became of what was tried."""
+        raise NotImplementedError
+
+    def failed(self, error: VibeMQError) -> None:
+        """Tell everybody who waits."""
+        raise NotImplementedError
+
+    @property
+    def fate(self) -> str:
+        """What is known of it while it has no answer."""
+        raise NotImplementedError
+
+    @property
+    def expired(self) -> str:
+        """What to say when it had no answer in time."""
+        raise NotImplementedError
+
+
+class OutgoingBatch(Outgoing):
+    """A batch without an answer. `futures` wait for one message each, or `whole` for all of them.
+
+    Messages that were published one by one travel together only for speed: when their queue has no room for all of them
+    the first `front` are tried, and what has its answer leaves the batch. `dedup` has the hashes of their ids, if any.
+    """
+
+    __slots__ = ("count", "data", "dedup", "front", "futures", "route", "whole")
 
     def __init__(
         self, route: Route, data: bytes, count: int, record_bytes: int, expires: float, dedup: bytes = b""
     ) -> None:
         """`count` messages as `data`, given up at loop time `expires`, with the hashes of their ids in `dedup`."""
-        self.route, self.data, self.expires, self.dedup = route, data, expires, dedup
-        self.count = self.front = self.published = count
-        self.published_bytes = record_bytes
-        self.order = self.sequence = self.sent_bytes = 0
+        super().__init__((route.place,), count, record_bytes, expires)
+        self.route, self.data, self.dedup = route, data, dedup
+        self.count = self.front = count
         self.futures: list[asyncio.Future[Receipt]] = []
         self.whole: asyncio.Future[list[Receipt]] | None = None
-        self.sent = self.blocked = self.waited = self.abandoned = False
 
     @property
-    def payload(self) -> bytes:
-        """The bytes of the messages that are tried."""
-        return self.data if self.front == self.count else b"".join(Batch(self.data).cut(0, self.front))
+    def numbers(self) -> int:
+        """One for each message that is tried."""
+        return self.front
 
     @property
-    def hashes(self) -> bytes:
-        """The hashes of the dedup ids of the messages that are tried."""
-        return self.dedup[: self.front * HASH_BYTES]
+    def size(self) -> int:
+        """All of it, also where less is tried."""
+        return len(self.data) + len(self.dedup)
+
+    def fits(self, limits: m.Welcome) -> bool:
+        """Whether a batch may be as large."""
+        return self.size <= batch_bytes_max(limits)
+
+    def frame(self, number: int, oldest: int, waited_ms: int) -> list[bytes | memoryview]:
+        """The publish of what is tried."""
+        parts: list[bytes | memoryview]
+        parts = [self.data] if self.front == self.count else Batch(self.data).cut(0, self.front)
+        return publish_frame(
+            self.route, parts, self.dedup[: self.front * HASH_BYTES], waited_ms, number, self.sequence, oldest
+        )
 
     def try_less(self) -> bool:
-        """There was no room: try half of that next. False: it was one message, or they are to be stored together."""
+        """Half of it, unless it was one message, or they are to be stored together."""
         if self.whole is not None or self.front == 1:
             return False
         self.front //= 2
         return True
 
     def go_on(self) -> bool:
-        """The front has its answer: go on with what is behind it, if there is something."""
+        """With what is behind the front, which has its answer."""
         if self.front == self.count:
             return False
         rest = self.count - self.front
@@ -270,8 +335,9 @@ class Outgoing:
         self.count, self.front = rest, min(self.front, rest)
         return True
 
-    def confirmed(self, reply: m.Confirmed) -> None:
+    def confirmed(self, reply: m.Confirmed | m.Committed) -> None:
         """Tell those who wait for the front. Who was cancelled meanwhile is passed over."""
+        assert isinstance(reply, m.Confirmed)
         receipts = receipts_of(self.route, self.front, reply.offset, reply, duplicate=reply.duplicate)
         if self.whole is not None:
             if not self.whole.done():
@@ -296,3 +362,36 @@ class Outgoing:
             what = "topic" if self.route.to_topic else "queue"
             return f"the {what} {self.route.name!r} is full, or takes no more for now; it was not stored"
         return "it may still be stored" if self.sent else "it was not sent"
+
+    @property
+    def expired(self) -> str:
+        """What to say when it was not confirmed in time."""
+        return "publish: not confirmed"
+
+
+def publish_frame(
+    route: Route,
+    batch: list[bytes | memoryview],
+    dedup: bytes,
+    waited_ms: int,
+    number: int = 0,
+    sequence: int = 0,
+    oldest: int = 0,
+) -> list[bytes | memoryview]:
+    """The buffers of a publish. A delay counts from the call, however long the batch had to wait to be sent."""
+    return binary.encode_publish(
+        number,
+        route.name.encode(),
+        sequence,
+        batch,
+        oldest,
+        to_topic=route.to_topic,
+        delay_ms=max(0, route.delay_ms - waited_ms),
+        due_us=route.due_us,
+        dedup=dedup,
+    )
+
+
+def batch_bytes_max(limits: m.Welcome) -> int:
+    """How many bytes a batch may have, with the hashes of dedup ids."""
+    return min(limits.frame_bytes_max - FRAME_OVERHEAD, limits.publish_window_bytes)

@@ -14,8 +14,8 @@ from typing import Final, TypeAlias, cast
 from vibemq.batch import MESSAGES_MAX, pack, pack_headers
 from vibemq.client.link import Link
 from vibemq.client.options import Options
-from vibemq.client.outbox import BATCH_OVERHEAD, Outbox, batch_bytes_max
-from vibemq.client.outgoing import Body, MessageHeaders, Outgoing, Receipt, Route
+from vibemq.client.outbox import BATCH_OVERHEAD, Outbox
+from vibemq.client.outgoing import Body, MessageHeaders, Outgoing, OutgoingBatch, Receipt, Route, batch_bytes_max
 from vibemq.client.stats import Stats
 from vibemq.errors import LimitExceeded, RequestTimeout, UsageError, VibeMQError
 from vibemq.protocol.fields import HASH_BYTES, check_name, check_topic
@@ -55,7 +55,8 @@ class Publisher:
 
     def __init__(self, link: Link, options: Options, stats: Stats) -> None:
         """Publish over `link`."""
-        self._loop = asyncio.get_running_loop()
+        self._loop = self.loop = asyncio.get_running_loop()
+        self.stats = stats
         self._new_future = self._loop.create_future
         self._link = link
         self._timeout = options.timeout
@@ -87,13 +88,13 @@ class Publisher:
         if forming is None:
             forming = self._form(to)
         if type(body) is not bytes:
-            body = _bytes_of(body)
+            body = bytes_of(body)
         size = len(body)
         if headers or dedup_id is not None or forming.headers is not None:
             size += _add_headers(forming, headers, key, dedup_id)
         if size > COALESCED_BYTES_MAX:
             try:
-                self._check_size(size)
+                self.check_size(size)
             except LimitExceeded:
                 _take_headers_back(forming)  # they must not become those of the next message
                 raise
@@ -117,18 +118,18 @@ class Publisher:
         Raises:
             VibeMQError: a name or headers that cannot be, a message above the limit, or the client is closed.
         """
-        self._check(route)
+        self.check(route)
         if set(map(type, bodies)) == {bytes}:
             plain = cast("Sequence[bytes]", bodies)
         else:
-            plain = [_bytes_of(body) for body in bodies]
+            plain = [bytes_of(body) for body in bodies]
         sizes = list(map(len, plain))
         if headers is not None:
             headers = [dict(one) if one else None for one in headers]
             sizes = [size + len(pack_headers(one)) if one else size for size, one in zip(sizes, headers, strict=True)]
         key_hashes = None if keys is None else [0 if key is None else key_hash(key) for key in keys]
         hashes = None if dedup_ids is None else [NO_HASH if one is None else dedup_hash(one) for one in dedup_ids]
-        self._check_size(max(sizes))
+        self.check_size(max(sizes))
         self._seal_forming()
         futures = []
         for first, end in self._cuts(sizes, batch_bytes_max(self._link.limits), hashed=bool(hashes)):
@@ -177,13 +178,18 @@ class Publisher:
 
     def _form(self, to: To) -> Forming:
         route = Route(to) if isinstance(to, str) else to
-        self._check(route)
+        self.check(route)
         if not self._forming:
             self._loop.call_soon(self._flush)
         forming = self._forming[to] = Forming(route)
         return forming
 
-    def _check(self, route: Route) -> None:
+    def check(self, route: Route) -> None:
+        """Check where messages are to go.
+
+        Raises:
+            VibeMQError: a name that cannot be, or the client is closed.
+        """
         if self._link.closed is not None:
             raise self._link.closed
         if route.to_topic:
@@ -191,7 +197,12 @@ class Publisher:
         else:
             check_name(route.name)
 
-    def _check_size(self, size: int) -> None:
+    def check_size(self, size: int) -> None:
+        """Check the size of a message, headers included.
+
+        Raises:
+            LimitExceeded: it is above what the broker takes.
+        """
         limits = self._link.limits
         limit = batch_bytes_max(limits) - BATCH_OVERHEAD - MESSAGE_OVERHEAD - HASH_BYTES
         if limits.message_bytes_max:
@@ -254,10 +265,10 @@ class Publisher:
         keys: Sequence[int] | None,
         hashes: Sequence[bytes] | None,
         size: int,
-    ) -> Outgoing:
+    ) -> OutgoingBatch:
         data = b"".join(pack(bodies, headers, route.priority, route.ttl_ms, keys))
         dedup = b"".join(hashes) if hashes and any(map(NO_HASH.__ne__, hashes)) else b""
-        batch = Outgoing(route, data, len(bodies), size, self._loop.time() + self._timeout, dedup)
+        batch = OutgoingBatch(route, data, len(bodies), size, self._loop.time() + self._timeout, dedup)
         self.outbox.add(batch)
         return batch
 
@@ -316,7 +327,12 @@ def _take_headers_back(forming: Forming) -> None:
         forming.hashes.pop()
 
 
-def _bytes_of(body: object) -> bytes:
+def bytes_of(body: object) -> bytes:
+    """A body, copied where it is not bytes.
+
+    Raises:
+        UsageError: it is no bytes at all.
+    """
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body)
     raise UsageError(f"the body of a message is bytes, not {type(body).__name__}: encode it, as in text.encode()")

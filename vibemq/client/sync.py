@@ -27,6 +27,8 @@ from vibemq.client.queues import QueueSettings
 from vibemq.client.stats import Stats
 from vibemq.client.sync_messages import Bridge, SyncConsuming, SyncMessage
 from vibemq.client.sync_timed import SyncTimed
+from vibemq.client.sync_transaction import SyncTransaction
+from vibemq.client.transaction import DEFAULT_SECONDS
 from vibemq.durations import Duration
 from vibemq.errors import ClientClosed
 from vibemq.protocol.fields import OnDifference
@@ -146,6 +148,13 @@ class SyncClient(SyncTimed):
     def ack_all(self, batch: Iterable[Received]) -> None:
         """Ack messages, and return once that is durable, as Client.ack_all()."""
         self._bridge.call(self._client.ack_all(batch))
+
+    def transaction(self, timeout: Duration = DEFAULT_SECONDS) -> SyncTransaction:
+        """Publishes and acks that happen together, or not at all: `with client.transaction() as tx`.
+
+        As Client.transaction(); it belongs to one thread.
+        """
+        return SyncTransaction(self._bridge, self._client.transaction_of(timeout, self._bridge.call_soon))
 
     # --- queues, groups, topics ------------------------------------------------------------------------------------
 

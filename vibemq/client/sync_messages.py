@@ -7,7 +7,7 @@ thread that iterates, for `list.pop` needs no lock, and acks are collected and h
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import TypeVar
 
@@ -68,6 +68,16 @@ class Bridge:
         except BaseException:
             future.cancel()
             raise
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Have something called in the loop, and do not wait for it.
+
+        Raises:
+            ClientClosed: the client is not open.
+        """
+        if self._loop is None:
+            raise ClientClosed("the client is not open: use it inside `with vibemq.connect_sync(url) as client`")
+        self._loop.call_soon_threadsafe(callback)
 
     def settle(self, subscription: Subscription, number: int, failure: Failure | None) -> None:
         """Settle a delivery soon: one call into the loop takes all that was settled until then."""
