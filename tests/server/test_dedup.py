@@ -25,6 +25,7 @@ from vibemq.server.checkpointer import Capture
 from vibemq.server.deduplication import SLACK_MS_MIN, SLACK_PART, Deduplication, Fresh, Sifted
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
+from vibemq.server.transactions import Commit
 
 PRODUCER: Final = 77
 SECOND_US: Final = 1_000_000
@@ -133,6 +134,7 @@ class World:
         weights = {
             self.publish: 12,
             self.publish_again: 3,
+            self.transact: 3,
             self.pass_time: 4,
             self.tick: 3,
             self.checkpoint: 1,
@@ -197,6 +199,48 @@ class World:
                 self.stored[publish.name].append(Stored(ids[position], self.rig.now_us, offset, index))
         if publish.sequence:
             self.sent.append(Sent(publish, confirmed))
+
+    def transact(self) -> None:
+        """Several batches in one record: each knows the ids of those before it."""
+        random = self.random
+        names = [name for name in ("plain", "never") if name not in self.deleted]
+        offset, stored, expected = self.rig.state.next_offset, list[tuple[str, Stored]](), list[f.Stored]()
+        publishes = []
+        first = 0
+        for name in random.choices(names, k=random.choice([1, 2, 3])) if names else ():
+            ids = [random.choice([*IDS, NO_ID]) for _ in range(random.choice([1, 2, 4]))]
+            publishes.append(Publish(self.connection, 0, name, 0, self.batch(len(ids)), dedup=b"".join(ids)))
+            there = {one.one: (one.offset, one.place) for one in self.live(name)}
+            there |= {one.one: (offset, one.place) for queue, one in stored if queue == name}
+            place, duplicates = first, list[Duplicate]()
+            for position, one in enumerate(ids):
+                counts = one != NO_ID and self.windows_ms[name] > 0
+                if counts and one in there:
+                    duplicates.append((position, *there[one]))
+                    continue
+                if counts:
+                    there[one] = (offset, place)
+                    stored.append((name, Stored(one, self.rig.now_us, offset, place)))
+                place += 1
+            expected.append(f.Stored(first, 0, 0, 0, tuple(duplicates)))
+            first = place
+        transactions = self.rig.broker.transactions
+        transactions.begin(self.connection, 1, 0)
+        (begun,) = self.rig.effects()
+        assert isinstance(begun, f.Answer)
+        refusal = refused(
+            lambda: transactions.commit(Commit(self.connection, 1, begun.result["epoch"], 0, publishes, ()))
+        )
+        if refusal is not None:
+            assert isinstance(refusal, LimitExceeded)
+            assert len(stored) + self.rig.state.dedup.total > self.rig.limits.dedup_ids
+            return
+        (committed,) = self.rig.effects()
+        assert isinstance(committed, f.Committed)
+        assert [one._replace(sequence=0) for one in committed.stored] == expected
+        assert self.rig.state.dedup.total <= self.rig.limits.dedup_ids
+        for name, message in stored:
+            self.stored[name].append(message)
 
     def publish_again(self) -> None:
         """The confirm got lost: what was said then is said again, whatever the ids would say now."""
@@ -394,6 +438,16 @@ def _said_once(self: Producers, offset: int, event: e.Published) -> None:
     published(self, offset, e.Published(*[*event_values(event)[:-1], ()]))
 
 
+def _not_in_a_transaction(self: Fresh, queue: str, count: int, dedup: bytes) -> None:
+    del queue, dedup
+    self.index += count
+
+
+def _all_from_its_start(self: Fresh, queue: str, count: int, dedup: bytes) -> None:
+    add(self, queue, count, dedup)
+    self.index = 0
+
+
 def _watched_once(self: Deduplication, number: int) -> None:
     if number not in self._due_us:
         watch(self, number)
@@ -406,6 +460,7 @@ def event_values(event: e.Event) -> list[Any]:
 
 sift: Final = Deduplication.sift
 watch: Final = Deduplication.watch
+add: Final = Fresh.add
 column: Final = Sifted.dedup
 duplicates: Final = Sifted.duplicates
 pick: Final = Batch.pick
@@ -419,6 +474,8 @@ PLANTS: Final[list[tuple[type, str, Callable[..., object]]]] = [
     (Deduplication, "sift", _counts_in_the_batch),
     (Deduplication, "check_room", _no_limit),
     (Deduplication, "watch", _watched_once),
+    (Fresh, "add", _not_in_a_transaction),
+    (Fresh, "add", _all_from_its_start),
     (Sifted, "dedup", _ids_in_other_order),
     (Sifted, "duplicates", _lost_ones_pass_for_stored),
     (Batch, "pick", _keys_are_lost),
