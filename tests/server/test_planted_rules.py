@@ -5,7 +5,7 @@ from typing import Final
 
 import pytest
 
-from tests.server import plants
+from tests.server import plants, transaction_plants
 from tests.server.machine import Machine, long_history
 from tests.server.test_broker_model import WEIGHTS as LANES_WEIGHTS
 from tests.server.test_broker_model import LanesMachine
@@ -82,6 +82,26 @@ KEYS: Final = [
     plants.passed_over_counts_as_sent,
     plants.checkpoint_leaves_out_groups,
 ]
+TRANSACTIONS: Final = [
+    transaction_plants.acks_are_done_although_a_publish_is_refused,
+    transaction_plants.queues_are_created_for_what_is_refused,
+    transaction_plants.each_batch_has_all_the_room,
+    transaction_plants.acks_make_no_room,
+    transaction_plants.what_was_lost_is_left_out,
+    transaction_plants.acks_of_a_transaction_are_forgotten_by_the_consumer,
+    transaction_plants.commit_again_is_done_again,
+    transaction_plants.attempts_outlive_their_client,
+    transaction_plants.attempts_have_no_end,
+    transaction_plants.attempts_can_be_used_twice,
+    transaction_plants.waiting_ends_an_attempt,
+    transaction_plants.transactions_overtake_what_waits,
+    transaction_plants.only_the_last_batch_is_waited_for,
+    transaction_plants.every_batch_begins_the_record,
+    transaction_plants.lanes_count_batches_apart,
+    transaction_plants.a_part_takes_one_thing_of_a_record,
+    transaction_plants.a_part_takes_everything_again,
+    transaction_plants.the_answer_is_in_the_order_of_the_record,
+]
 
 
 def is_found(plant: Callable[[pytest.MonkeyPatch], None], machine: type[Machine], weights: dict[str, int]) -> bool:
@@ -109,6 +129,11 @@ def test_a_bug_in_groups_is_found(plant: Callable[[pytest.MonkeyPatch], None]) -
 @pytest.mark.parametrize("plant", KEYS, ids=lambda plant: plant.__name__)
 def test_a_bug_in_the_order_of_keys_is_found(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
     assert is_found(plant, KeysMachine, KEYS_WEIGHTS)
+
+
+@pytest.mark.parametrize("plant", TRANSACTIONS, ids=lambda plant: plant.__name__)
+def test_a_bug_in_transactions_is_found(plant: Callable[[pytest.MonkeyPatch], None]) -> None:
+    assert is_found(plant, LanesMachine, LANES_WEIGHTS)
 
 
 def test_a_bug_in_what_is_read_back_is_found() -> None:

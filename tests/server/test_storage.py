@@ -44,7 +44,7 @@ def publish(storage: Storage, count: int) -> Broker:
 
 
 def other_length(snapshot: list[Any]) -> list[Any]:
-    snapshot[5] = [[0, 99]]  # the next sequence of its lane
+    snapshot[6] = [[0, 99]]  # the next sequence of its lane
     return snapshot
 
 

@@ -27,6 +27,8 @@ from vibemq.server.publishing import Publish
 from vibemq.server.transactions import Commit
 
 TIMEOUT_MS: Final = 40
+QUEUES_MAX: Final = 6
+"""With fewer queues some are created on the way."""
 
 
 class Part(NamedTuple):
@@ -161,7 +163,9 @@ class TransactionsMachine(PublishingMachine):
         if random.random() < 0.25:
             return Part((connection, random.choice(list(TOPICS)), True), self.batch(random))
         name = random.choice(self.TARGETS)
-        if random.random() < 0.7:
+        if random.random() < 0.2 and len(self.model.queues) < QUEUES_MAX:
+            name = f"new.{random.randrange(QUEUES_MAX)}"
+        elif random.random() < 0.7:
             self.declared(random, name)
         return Part((connection, name, False), self.batch(random))
 
@@ -197,7 +201,7 @@ class TransactionsMachine(PublishingMachine):
         else:
             self.attempts[connection].pop(ask.epoch, None)
         if not isinstance(expected, list):
-            assert self.settle() == [], "nothing is done of what is refused"
+            self.check_nothing_done()
             return
         for consumer, runs in ask.acks:
             for copy in consumer.take_back(runs):
@@ -216,7 +220,13 @@ class TransactionsMachine(PublishingMachine):
             assert type(refused(lambda: self.rig.broker.transactions.commit(again.commit(connection, 1)))) is (
                 TransactionEnded
             )
-            assert self.settle() == []
+            self.check_nothing_done()
+
+    def check_nothing_done(self) -> None:
+        """A commit left no record, and said nothing else."""
+        known = len(self.rig.log)
+        assert self.settle() == []
+        assert len(self.rig.log) == known
 
     def is_gone(self, consumer: Consumer, runs: tuple[tuple[int, int], ...]) -> bool:
         """Whether some of these are not the consumer's any more."""
@@ -348,7 +358,7 @@ class TransactionsMachine(PublishingMachine):
         else:
             assert type(refusal) is SequenceTooOld
             assert ask.sequence < self.oldest[connection]
-        assert self.settle() == []
+        self.check_nothing_done()
 
     @rule(random=RANDOM)
     def come_anew(self, random: Random) -> None:
@@ -367,7 +377,7 @@ class TransactionsMachine(PublishingMachine):
             for connection in (old, new):
                 refusal = refused(lambda: self.rig.broker.transactions.commit(ask.commit(connection, 1)))  # noqa: B023
                 assert type(refusal) is TransactionEnded
-                assert self.settle() == [], "a commit that comes late does nothing"
+                self.check_nothing_done()
         for ask, committed in self.committed[new][-1:]:
             self.recall(new, ask, committed)
         self.hang_up(old, lost=random.random() < 0.5)
