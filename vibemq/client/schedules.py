@@ -51,6 +51,8 @@ class Schedule:
     """The last time for which it published a message."""
     next_at: datetime | None
     """The next; None where there is none, as it is paused or at its end."""
+    problem: str
+    """Why the last time was left out; empty when it was not."""
 
 
 class Schedules(Administration):
@@ -125,7 +127,7 @@ class Schedules(Administration):
         )
 
     async def schedules(self, name: str | None = None) -> list[Schedule]:
-        """All schedules by name, or the one of that `name`.
+        """All schedules by name; or the one of that `name`, and only then with its body and headers.
 
         Raises:
             UnknownSchedule: there is none of that name.
@@ -201,6 +203,7 @@ def _schedule(facts: Mapping[str, object]) -> Schedule:
         missed=number_of(facts.get("missed")),
         last_at=_time(facts, "last_us"),
         next_at=_time(facts, "next_us"),
+        problem=str(facts.get("problem", "")),
     )
 
 
