@@ -9,10 +9,11 @@ that of the first version any more.
 from array import array
 from typing import Any, Final
 
+import msgspec
 import pytest
 
 from vibemq import events as e
-from vibemq.declaration import Mode, QueueSettings
+from vibemq.declaration import Misfire, Mode, QueueSettings, ScheduleSpec
 from vibemq.projections import part as parts
 from vibemq.projections.part import Part
 from vibemq.projections.projector import Projector
@@ -444,7 +445,53 @@ MODERN: Final = (
     e.Published(1, 0, 16, 1, 10, 0, 0, 1, dedup=b"e" * 16),
     e.DedupForgotten(1, 52),
 )
-every_history = pytest.mark.parametrize("history", [HISTORY, MODERN], ids=["busy", "modern"])
+NIGHTLY: Final = ScheduleSpec(
+    queue="reports", body=b"go", headers={"kind": "daily"}, cron="0 3 * * *", zone="Europe/Berlin", misfire=Misfire.ALL
+)
+BEAT: Final = ScheduleSpec(queue="beats.*", to_topic=True, every_ms=1_000, start_us=5, end_us=FAR_US, times=9)
+SCHEDULES: Final = (
+    e.BrokerStarted("0.3.0", clean=True, wall_us=0),
+    e.QueueDeclared(1, "reports", QueueSettings(mode=Mode.PRIORITY), 0),
+    e.QueueDeclared(2, "beats", QueueSettings(), 0),
+    e.ScheduleSet(3, "nightly", NIGHTLY, 3 * SECOND_US, 1),
+    e.ScheduleSet(4, "beat", BEAT, 4 * SECOND_US, 1),
+    e.ScheduleSet(5, "short", BEAT, 4 * SECOND_US, 1),
+    e.Fired(3, 3 * SECOND_US, 8 * SECOND_US, 0, ((1, 4, 1),), 1, 50, True),
+    e.Fired(4, 4 * SECOND_US, 5 * SECOND_US, 0, ((1, 4, 2), (2, 0, 1)), 1, 70),
+    e.Misfired(3, 5, 9 * SECOND_US, "the queue is full"),
+    e.ScheduleDeleted(5, 0),
+    e.Fired(4, 9 * SECOND_US, 10 * SECOND_US, 4, ((2, 0, 2),), 1, 70),
+    e.SchedulePaused(3, True, 0, 1),
+    e.ScheduleSet(4, "beat", msgspec.structs.replace(BEAT, body=b"b", times=0), 10 * SECOND_US, 1),
+    e.ScheduleSet(3, "nightly", msgspec.structs.replace(NIGHTLY, zone="UTC"), 0, 1),
+    e.BrokerStopped("asked to"),
+    e.BrokerStarted("0.3.0", clean=True, wall_us=0),
+    e.SchedulePaused(3, False, 20 * SECOND_US, 2),
+)
+
+
+def test_schedules_as_their_history_left_them() -> None:
+    found = snapshots(replayed(*SCHEDULES))
+    assert found["schedule/3"] == [
+        *(3, "nightly", msgspec.structs.replace(NIGHTLY, zone="UTC"), 13 * SECOND_US, False),
+        *(1, 5, 3 * SECOND_US, 20 * SECOND_US, "the queue is full"),
+    ]
+    assert found["schedule/4"] == [
+        *(4, "beat", msgspec.structs.replace(BEAT, body=b"b", times=0), 4 * SECOND_US, False),
+        *(2, 4, 9 * SECOND_US, 10 * SECOND_US, ""),
+    ]
+    assert "schedule/5" not in found
+    assert replayed(*SCHEDULES).digests()["schedule/3"] == (
+        "69a920e3cc8a9c530c4f21d8f458f8fe8ffdd65bb96937d4d996e1034b374306"
+    )
+    assert {number: queue.next for number, queue in replayed(*SCHEDULES).queues.items()} == {
+        1: {0: 1, 4: 3},
+        2: {0: 3},
+    }
+    assert [queue.timed for queue in replayed(*SCHEDULES).queues.values()] == [True, False]
+
+
+every_history = pytest.mark.parametrize("history", [HISTORY, MODERN, SCHEDULES], ids=["busy", "modern", "schedules"])
 
 
 @every_history
@@ -471,4 +518,4 @@ def test_parts_that_were_saved_one_after_the_other_meet_again(history: tuple[e.E
 
 
 def test_the_histories_have_every_kind_of_event() -> None:
-    assert {event.TAG for event in (*HISTORY, *MODERN)} == e.CATALOGUE.keys()
+    assert {event.TAG for event in (*HISTORY, *MODERN, *SCHEDULES)} == e.CATALOGUE.keys()
