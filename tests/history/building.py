@@ -6,6 +6,7 @@ from typing import Any, Final, Self
 
 from vibemq import batch
 from vibemq.batch import Batch
+from vibemq.declaration import ScheduleSpec
 from vibemq.events import SegmentSealed
 from vibemq.log.segment import seal_segment
 from vibemq.projections import part as parts
@@ -16,6 +17,7 @@ from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
 from vibemq.server.queue_settings import QueueDefaults
 from vibemq.server.storage import Storage
+from vibemq.server.transactions import Commit
 
 LOG_ID: Final = 0x5EED_0F_7E575
 START_US: Final = 1_795_442_400_000_000  # 2026-11-23T14:00:00Z
@@ -100,6 +102,29 @@ class Driver:
         self.end_turn()
         assert published >= offset
         return published
+
+    def delay(self, connection: int, queue: str, delay_ms: int, *bodies: bytes) -> None:
+        batch_of = Batch(b"".join(batch.pack(bodies)))
+        self.broker.publishing.publish(Publish(connection, self._next(), queue, 0, batch_of, delay_ms=delay_ms))
+        self.end_turn()
+
+    def reschedule(self, connection: int, queue: str, message: str, delay_ms: int) -> None:
+        found = self.broker.queues.require(queue)
+        self.broker.delayed.reschedule(connection, self._next(), found, (message,), delay_ms, 0)
+        self.end_turn()
+
+    def transact(self, connection: int, queue: str, body: bytes, subscription: int, run: tuple[int, int]) -> None:
+        """Ack and publish at once."""
+        number, epoch = self._next(), (connection << 32) + 1
+        self.broker.transactions.begin(connection, number, 0)
+        publish = Publish(connection, 0, queue, 0, Batch(b"".join(batch.pack([body]))))
+        self.broker.transactions.commit(Commit(connection, number, epoch, 0, [publish], [(subscription, (run,))]))
+        self.end_turn()
+
+    def schedule(self, connection: int, name: str, queue: str, body: bytes, every_ms: int) -> None:
+        spec = ScheduleSpec(queue=queue, body=body, every_ms=every_ms)
+        self.broker.schedules.set(connection, self._next(), name, spec)
+        self.end_turn()
 
     def bind(self, connection: int, queue: str, pattern: str) -> None:
         self.broker.queues.bind(connection, self._next(), queue, pattern)
@@ -206,6 +231,22 @@ def orders(folder: Path) -> None:
         driver.disconnect(clerk)
         driver.publish(shop, "orders", b"order 4")
         driver.disconnect(shop, "the connection broke")
+        driver.stop()
+
+
+def reminders(folder: Path) -> None:
+    """Reminders that wait for their time, one of which is put off, and what comes of one, in a transaction."""
+    with Driver(folder) as driver:
+        shop = driver.connect("shop", 50_001)
+        driver.delay(shop, "reminders", 10_000, b"customer 1", b"customer 2")
+        driver.reschedule(shop, "reminders", "3-1", 20_000)
+        worker = driver.connect("worker", 50_002)
+        subscription = driver.subscribe(worker, "reminders", 10)
+        driver.schedule(shop, "totals", "reports", b"sum up", 15_000)
+        driver.tick(8)
+        driver.transact(worker, "letters", b"dear customer 1", subscription, (1, 2))
+        driver.tick(10)
+        driver.ack(worker, subscription, 2, 3)
         driver.stop()
 
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from click.testing import CliRunner
 
-from tests.history.building import Driver, orders, second_life
+from tests.history.building import Driver, orders, reminders, second_life
 from vibemq.cli.main import main
 from vibemq.projections import part as parts
 
@@ -26,6 +26,7 @@ def make_folders(folder: Path) -> None:
     _tear(folder / "torn-data")
     _tampered(folder / "tampered-data")
     second_life(folder / "shop-data")
+    reminders(folder / "reminders-data")
 
 
 def _segment(folder: Path) -> Path:
@@ -52,7 +53,7 @@ def _tampered(folder: Path) -> None:
     with Driver(folder) as driver:
         driver.publish(driver.connect("shop", 50_001), "orders", b"order 1")
         snapshot = driver.storage.state.queues[1].snapshot()
-        snapshot[8] += 1  # its bytes
+        snapshot[9] += 1  # its bytes
         driver.checkpoint({"queue/1": parts._encoder.encode(snapshot)})
 
 

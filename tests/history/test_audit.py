@@ -9,16 +9,32 @@ from hypothesis import strategies as st
 
 from tests.history.world import QUEUES, Kept, World, world_of
 from vibemq import events as e
-from vibemq.declaration import Mode, QueueSettings
+from vibemq.declaration import Mode, QueueSettings, ScheduleSpec
 from vibemq.errors import BeyondLog, UsageError
-from vibemq.history.audit import KINDS, Filter, MessageId, select
+from vibemq.history.audit import KINDS, Filter, select
 from vibemq.history.names import Names
 from vibemq.history.replay import kind_of
+from vibemq.history.story import MessageId
 from vibemq.history.times import parse_time, rfc3339
+from vibemq.history.waiting import changed
 from vibemq.history.wording import facts, words
 
+PUBLISHES = e.Published | e.Routed | e.Fired
 Key = tuple[int, int, int]
 """A message in a queue: (queue, lane, sequence)."""
+
+
+def parts_of(event: e.Event) -> tuple[e.Event, ...]:
+    """What happened at once."""
+    if isinstance(event, e.TransactionCommitted):
+        return (*event.published, *event.routed, *event.acked)
+    return (event,)
+
+
+def numbers_of(event: e.Event) -> set[int]:
+    """The queues that are named in an event."""
+    targets = {target[0] for target in getattr(event, "targets", ())}
+    return {getattr(event, name, 0) for name in ("queue", "dead_queue", "target")} | targets
 
 
 class Naive:
@@ -41,8 +57,7 @@ class Naive:
                 clients[event.connection] = event.name, event.address
             if isinstance(event, e.Subscribed):
                 subscriptions[event.subscription] = event.connection
-            numbers = {getattr(event, name, 0) for name in ("queue", "dead_queue", "target")} - {0}
-            numbers |= {target[0] for target in getattr(event, "targets", ())}
+            numbers = {number for part in parts_of(event) for number in numbers_of(part)} - {0}
             self.queues.append({known[number] for number in numbers for known in (before, queues) if number in known})
             number = getattr(event, "connection", 0) or subscriptions.get(getattr(event, "subscription", 0), 0)
             self.clients.append((number, *clients[number]) if number else None)
@@ -73,18 +88,60 @@ class Messages:
         self.here: dict[Key, str] = {}
         self.open: set[tuple[Key, int]] = set()
         self.held: set[tuple[Key, int]] = set()
+        self.waiting: dict[int, dict[str, int]] = {}
+        """Queue -> what waits for its time there -> when that is."""
         self.final: set[Key] = set()
         """What is here no more once no group has it open: in queues without groups everything."""
 
     def touched(self, offset: int, event: e.Event) -> set[str]:
         """The messages that this event is about; and what it does to them."""
+        found, at = set[str](), 0
+        for part in parts_of(event):
+            if isinstance(part, e.Published | e.Routed | e.Fired):
+                names = [f"{offset}-{number}" for number in range(at, at + part.count)]
+                at += part.count
+                twins = {f"{record}-{place}" for _, record, place in getattr(part, "duplicates", ())}
+                alive = {*self.here.values(), *(name for queue in self.waiting.values() for name in queue)}
+                self._publish(part, names)
+                found |= {*names, *(twins & alive)}
+            else:
+                found |= self._touch_waiting(part) | self._touch(part)
+        return found
+
+    def _publish(self, event: e.Published | e.Routed | e.Fired, names: list[str]) -> None:
+        if due_us := getattr(event, "due_us", 0) if not isinstance(event, e.Fired) else 0:
+            for queue in numbers_of(event) - {0}:
+                self.waiting.setdefault(queue, {}).update(dict.fromkeys(names, due_us))
+        else:
+            self._arrive(event, names)
+
+    def _touch_waiting(self, event: e.Event) -> set[str]:
+        """The same for what waits for its time."""
+        waiting = self.waiting.setdefault(getattr(event, "queue", 0), {})
+        before = dict(waiting)
+        if isinstance(event, e.Matured):
+            names = [f"{offset}-{index + at}" for _, offset, index, count, *_ in event.entries for at in range(count)]
+            for name in names:
+                assert waiting.pop(name)
+            self._arrive(event, names)
+        elif isinstance(event, e.Rescheduled | e.Cancelled):
+            for entries, is_left in ((event.before, False), (event.after, True)):
+                for due_us, offset, index, count, *_ in entries:
+                    for at in range(count):
+                        if is_left:
+                            waiting[f"{offset}-{index + at}"] = due_us
+                        else:
+                            del waiting[f"{offset}-{index + at}"]
+        elif isinstance(event, e.QueueDeleted | e.QueueUndeleted | e.QueuePurged):
+            if isinstance(event, e.QueuePurged) or (isinstance(event, e.QueueDeleted) and not event.until_us):
+                waiting.clear()
+            return set(before)
+        return {name for name, due_us in before.items() if waiting.get(name) != due_us}
+
+    def _touch(self, event: e.Event) -> set[str]:
         queue = getattr(event, "queue", 0)
         inside = {key for key in self.here if key[0] == queue}
         about = set[Key]()
-        if isinstance(event, e.Published | e.Routed):
-            names = [f"{offset}-{at}" for at in range(event.count)]
-            self._arrive(event, names)
-            return set(names)
         if isinstance(event, e.BrokerStarted | e.BrokerStopped):
             about = {key for key, _ in self.held}
             self.held.clear()
@@ -159,9 +216,9 @@ def _called(client: tuple[int, str, str], wanted: str) -> bool:
 def filter_of(random: Random, kept: list[Kept]) -> Filter:
     """Some filter; most leave something out by two or three criteria."""
     published = [
-        (record.offset, record.event.count)
+        (record.offset, count)
         for record in kept
-        if isinstance(record.event, e.Published | e.Routed) and record.event.count
+        if (count := sum(one.count for one in parts_of(record.event) if isinstance(one, PUBLISHES)))
     ]
     message = None
     if published and random.random() < 0.5:
@@ -266,10 +323,177 @@ def test_a_message_is_followed_through_all_groups_as_long_as_one_can_come_to_it(
     assert read[-1] == 11
 
 
+def entry(due_us: int, index: int, count: int) -> e.Entry:
+    """Some messages of record 2."""
+    return due_us, 2, index, count, 10 * count, 0
+
+
+WAITING = (
+    e.QueueDeclared(1, "q", QueueSettings(), 0),
+    e.QueueDeclared(2, "r", QueueSettings(), 0),
+    e.Routed("t", ((1, 0, 0), (2, 0, 0)), 4, 40, 0, 0, 9, due_us=100),
+    e.Rescheduled(1, (entry(100, 0, 4),), (entry(100, 0, 1), entry(70, 1, 1), entry(100, 2, 2)), 9),
+    e.Cancelled(1, (entry(100, 2, 2),), (entry(100, 3, 1),), 9),
+    e.Matured(1, 0, 5, (entry(70, 1, 1),), 10),
+    e.QueuePurged(2, 4, 40, 9, ()),
+    e.Subscribed(1, 1, 0, 9),
+    e.Delivered(1, 0, 1, ((0, 5, 6),), 10, 99),
+    e.Matured(1, 0, 6, ((90, 1, 0, 3, 30, 0), entry(100, 0, 1), entry(100, 3, 1)), 50),
+    e.Acked(1, 0, 1, ((0, 5, 6),), 10),
+    e.QueueDeleted(1, 4, 40, 9, until_us=200),
+    e.QueueUndeleted(1, "q", 9),
+    e.Delivered(1, 0, 1, ((0, 9, 11),), 20, 99),
+)
+
+
+def test_a_message_is_followed_while_it_waits_for_its_time() -> None:
+    read: list[int] = []
+    assert offsets_of(WAITING, "2-1", read) == [2, 3, 5, 6, 8, 10]
+    assert read[-1] == 10, "in the other queue it was purged"
+    assert offsets_of(WAITING, "2-2") == [2, 4, 6], "it was taken back, and not put off"
+    assert offsets_of(WAITING, "2-0") == [2, 6, 9, 11, 12, 13]
+    assert offsets_of(WAITING, "2-3") == [2, 6, 9, 11, 12, 13]
+
+
+def test_a_deleted_queue_keeps_what_waits_as_long_as_it_can_come_back() -> None:
+    history = (
+        e.QueueDeclared(1, "q", QueueSettings(), 0),
+        e.BrokerStopped(""),
+        e.Published(1, 0, 0, 1, 10, 0, 0, 9, due_us=100),
+        e.QueueDeleted(1, 1, 10, 9, until_us=50),
+        e.QueueUndeleted(1, "q", 9),
+        e.QueueDeleted(1, 1, 10, 9),
+        e.QueueUndeleted(1, "q", 9),
+    )
+    assert offsets_of(history, "2-0") == [2, 3, 4, 5]
+
+
+TOGETHER = (
+    e.QueueDeclared(1, "q", QueueSettings(), 0),
+    e.QueueDeclared(2, "r", QueueSettings(), 0),
+    e.Published(1, 0, 1, 2, 20, 0, 0, 9, dedup=b"d" * 32),
+    e.Subscribed(1, 1, 0, 9),
+    e.Delivered(1, 0, 1, ((0, 1, 3),), 20, 99),
+    e.TransactionCommitted(
+        (
+            e.Published(1, 0, 3, 2, 20, 0, 0, 9, duplicates=((1, 2, 1),)),
+            e.Published(2, 0, 0, 1, 10, 0, 0, 9, due_us=70),
+        ),
+        (e.Routed("t", ((1, 0, 5), (2, 0, 1)), 2, 20, 0, 0, 9),),
+        (e.Acked(1, 0, 1, ((0, 1, 2),), 10),),
+        (20, 10, 20),
+        5,
+        0,
+        0,
+        9,
+    ),
+    e.Matured(2, 0, 3, ((70, 5, 2, 1, 10, 0),), 10),
+    e.Delivered(1, 0, 1, ((0, 5, 6),), 10, 99),
+    e.Subscribed(2, 2, 0, 9),
+    e.Delivered(2, 0, 2, ((0, 3, 4),), 10, 99),
+    e.Acked(1, 0, 1, ((0, 2, 6),), 40),
+    e.Acked(2, 0, 2, ((0, 1, 4),), 30),
+)
+
+
+def test_a_message_of_a_transaction_is_followed_by_its_place_in_the_record() -> None:
+    assert offsets_of(TOGETHER, "5-0") == [5, 10]
+    assert offsets_of(TOGETHER, "5-2") == [5, 6, 9, 11]
+    assert offsets_of(TOGETHER, "5-3") == [5, 7, 10, 11]
+    assert offsets_of(TOGETHER, "5-4") == [5, 11], "its place counts through all batches"
+    assert offsets_of(TOGETHER, "2-0") == [2, 4, 5], "a transaction acked it"
+    assert offsets_of(TOGETHER, "2-1") == [2, 4, 5, 10], "another one with its dedup id was not stored"
+    with pytest.raises(UsageError, match="holds 5 messages: the last is 5-4"):
+        offsets_of(TOGETHER, "5-5")
+
+
+def test_a_transaction_is_about_all_of_its_queues() -> None:
+    kept = [Kept(offset, offset, event.TAG, event) for offset, event in enumerate(TOGETHER)]
+    for queue in "qr":
+        assert 5 in [one.offset for one in select(kept, Filter(queue=queue))]
+    (one,) = select(kept, Filter(kinds=frozenset({e.Tag.TRANSACTION_COMMITTED})))
+    assert one.text == (
+        "epoch 5: q (messages 3-4, id 5-0 to 5-1, 20 bytes, 1 more not stored: there already as 2-1); "
+        "r (1 message due at 1970-01-01T00:00:00.000070Z, id 5-2, 10 bytes); "
+        "topic t, id 5-3 to 5-4, 20 bytes, to q (messages 5-6), r (messages 1-2); "
+        "acked message 1 of q by subscription 1"
+    )
+    shown = facts(one.event)
+    assert shown["published"][1]["due_us"] == 70
+    assert shown["acked"][0]["spans"] == ((0, 1, 2),)
+
+
+@pytest.mark.parametrize(
+    ("event", "text"),
+    [
+        (WAITING[2], "topic t, id 2-0 to 2-3, 40 bytes, to q (4 messages due at {}), r (4 messages due at {})"),
+        (WAITING[3], "id 2-1: now due at 1970-01-01T00:00:00.000070Z"),
+        (WAITING[4], "1 message, id 2-2"),
+        (WAITING[9], "messages 6-10, id 1-0 to 1-2, 2-0, 2-3, due now"),
+        (e.Published(1, 0, 0, 0, 0, 0, 0, 9, dropped=2, duplicates=((0, 2, 1), (1, 3, 0))), None),
+        (e.DedupForgotten(1, 40), "dedup ids of what came before record 40"),
+        (e.ScheduleSet(7, "s", ScheduleSpec(queue="q", body=b"x", every_ms=50), 100, 9), None),
+        (e.SchedulePaused(7, True, 0, 9), "schedule #7 paused"),
+        (e.SchedulePaused(7, False, 100, 9), "schedule #7 goes on; next at {}"),
+        (e.ScheduleDeleted(7, 0), "schedule #7, which had come to its end"),
+        (e.ScheduleDeleted(7, 9), "schedule #7"),
+        (e.Fired(7, 100, 0, 2, ((1, 0, 4),), 1, 30), None),
+        (e.Misfired(7, 3, 100, "no queue"), "schedule #7: 3 times left out, no queue; next at {}"),
+    ],
+    ids=lambda value: kind_of(value.TAG) if isinstance(value, e.Event) else "",
+)
+def test_what_is_said_of_time(event: e.Event, text: str | None) -> None:
+    longer = {
+        e.Tag.PUBLISHED: "2 messages not stored: the queue was full, 2 more not stored: there already as 2-1, 3-0",
+        e.Tag.SCHEDULE_SET: "schedule s every 50 ms, 1 bytes to q; next at {}",
+        e.Tag.FIRED: "schedule #7 for {}, id 2-0, 30 bytes, to q (message 4); 2 times before left out; no next time",
+    }
+    names = Names()
+    for one in WAITING[:2]:
+        names.introduce(one)
+    expected = text if text is not None else longer[event.TAG]
+    assert words(2, event, names) == expected.replace("{}", "1970-01-01T00:00:00.000100Z")
+
+
+def test_a_schedule_is_called_by_its_name_as_long_as_it_is_there() -> None:
+    history = (
+        e.ScheduleSet(0, "nightly", ScheduleSpec(queue="q", cron="30 4 * * *", body=b"secret"), 100, 9),
+        e.Fired(0, 100, 200, 0, (), 1, 30),
+        e.ScheduleDeleted(0, 9),
+        e.Misfired(0, 1, 0, ""),
+    )
+    kept = [Kept(offset, offset, event.TAG, event) for offset, event in enumerate(history)]
+    texts = [one.text for one in select(kept, Filter())]
+    assert ["nightly" in text for text in texts] == [True, True, True, False]
+    assert "'30 4 * * *' in UTC" in texts[0]
+    assert "secret" not in repr(facts(history[0])), "what it publishes is never shown"
+    assert facts(history[0])["spec"]["body_bytes"] == 6
+
+
+PIECES = st.lists(st.tuples(st.integers(1, 3), st.integers(1, 4)), min_size=1, max_size=5)
+
+
+@given(PIECES, st.sets(st.integers(0, 19)), st.sets(st.integers(0, 19)))
+def test_what_has_changed_of_what_waits(pieces: list[tuple[int, int]], moved: set[int], gone: set[int]) -> None:
+    """Against the same, message by message."""
+    before, index = list[e.Entry](), 0
+    for due_us, count in pieces:
+        before.append((due_us, 5, index, count, count, 0))
+        index += count
+    left = [
+        (9 if at in moved else due_us, 5, at, 1, 1, 0)
+        for due_us, _, first, count, _, _ in before
+        for at in range(first, first + count)
+        if at not in gone
+    ]
+    found = {at for _, first, count in changed(before, left) for at in range(first, first + count)}
+    assert found == {at for at in range(index) if at in moved or at in gone}
+
+
 @pytest.mark.parametrize(
     ("event", "error"),
     [
-        (e.Published(1, 0, 1, 0, 0, 0, 0, 9, dropped=2), "holds 0 messages: the queue was full"),
+        (e.Published(1, 0, 1, 0, 0, 0, 0, 9, dropped=2), "holds 0 messages: none was stored"),
         (e.Published(1, 0, 1, 1, 10, 0, 0, 9, dropped=2), "holds 1 messages: the last is 1-0"),
     ],
 )
@@ -349,6 +573,10 @@ EVENTS = [
     e.Bound(1, "\x1b.#", 9),
     e.Dropped(1, 2, ((0, 1, 2),), 10, e.DeadReason.EXPIRED),
     e.Redriven(2, ((0, 1, 2),), 10, 1, 1, 4, 7, ((0, 0, 1),), 9),
+    e.Rescheduled(1, (entry(100, 0, 1),), (entry(1 << 62, 0, 1),), 9),
+    e.ScheduleSet(7, "a\nb", ScheduleSpec(queue="\x1b", to_topic=True, cron="\r", zone="\x9b"), 1 << 62, 9),
+    e.Misfired(7, 1, 0, "a\nb"),
+    TOGETHER[5],
     e.SegmentSealed(0, 4, b"\xff" * 32, bytes(32)),
     e.ProducersForgotten((1, 2, 3)),
     e.MadeReady(1, 0, tuple((0, n, n + 1) for n in range(1, 40, 2))),

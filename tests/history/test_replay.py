@@ -85,7 +85,7 @@ def planted(folder: Path, part: str) -> dict[str, str]:
         found = {one.key: one for one in driver.storage.state.parts()}[part]
         snapshot = found.snapshot()
         if part == "queue/1":
-            snapshot[6] += 1  # bytes
+            snapshot[9] += 1  # bytes
         else:
             snapshot[1] += 1  # the time of the last event
         blob = parts._encoder.encode(snapshot)
@@ -111,7 +111,7 @@ def test_a_checkpoint_that_the_log_contradicts_is_different(tmp_path: Path) -> N
         client = driver.connect("a")
         driver.publish(client, "q", b"1")
         snapshot = driver.storage.state.queues[1].snapshot()
-        snapshot[5] = [(0, 7)]  # the next sequence
+        snapshot[6] = [(0, 7)]  # the next sequence
         driver.checkpoint({"queue/1": parts._encoder.encode(snapshot)})
         driver.publish(client, "q", b"2")
     verdict = replay(History.open(tmp_path)).checkpoint

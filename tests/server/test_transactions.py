@@ -473,6 +473,17 @@ def test_without_auto_creation_nothing_is_created() -> None:
     desk.refused(("q", [b"x"]), error=UnknownQueue)
 
 
+def test_a_batch_of_duplicates_comes_after_what_the_transaction_brought_before() -> None:
+    desk = Desk()
+    desk.publish("q", b"1")
+    once = Publish(desk.client, 0, "q", 0, batch_of([b"2", b"3"]), dedup=b"d" * 16 + b"e" * 16)
+    desk.broker.transactions.commit(Commit(desk.client, 2, desk.open(), 0, [once, once, once._replace(dedup=b"")], ()))
+    (committed,) = desk.take_events(e.TransactionCommitted)
+    assert [(part.sequence, part.count, len(part.duplicates)) for part in committed.published] == [
+        *((2, 2, 0), (4, 0, 2), (4, 2, 0)),
+    ]
+
+
 # --- the state
 
 

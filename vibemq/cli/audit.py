@@ -10,9 +10,10 @@ import click
 from vibemq.cli.output import print_json
 from vibemq.cli.progress_bar import ProgressBar
 from vibemq.errors import UsageError
-from vibemq.history.audit import KINDS, Entry, Filter, MessageId, select
+from vibemq.history.audit import KINDS, Entry, Filter, select
 from vibemq.history.printable import plain
 from vibemq.history.source import History
+from vibemq.history.story import MessageId
 from vibemq.history.times import parse_time, rfc3339
 from vibemq.history.wording import facts
 

@@ -208,8 +208,9 @@ def _is_text(body: bytes) -> bool:
 
 
 def _print_story(letter: DeadLetter, data: Path) -> None:
-    from vibemq.history.audit import Filter, MessageId, select  # noqa: PLC0415 - reading the log is the exception here
+    from vibemq.history.audit import Filter, select  # noqa: PLC0415 - reading the log is the exception here
     from vibemq.history.source import History  # noqa: PLC0415
+    from vibemq.history.story import MessageId  # noqa: PLC0415 - likewise
 
     with ProgressBar("reading the log") as bar:
         records = History.open(data).records(progress=bar.update)

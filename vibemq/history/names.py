@@ -1,4 +1,4 @@
-"""Who the numbers in events are: names of queues, groups and clients, from the events that introduced them.
+"""Who the numbers in events are: names of queues, groups, schedules and clients, from the events that introduced them.
 
 Names are known from their event on until the one that ends them, as numbers are never used again: what is kept is what
 was alive at the same time, or could be brought back, however long the log.
@@ -23,6 +23,8 @@ NAMING: Final = frozenset(
         e.Tag.GROUP_DELETED,
         e.Tag.SUBSCRIBED,
         e.Tag.UNSUBSCRIBED,
+        e.Tag.SCHEDULE_SET,
+        e.Tag.SCHEDULE_DELETED,
     }
 )
 """The kinds of event that change what is known."""
@@ -63,6 +65,7 @@ class Names:
         self._queues: dict[int, _Queue] = {}
         self._clients: dict[int, Client] = {}
         self._subscriptions: dict[int, int] = {}
+        self._schedules: dict[int, str] = {}
 
     def introduce(self, event: e.Event) -> None:
         """Learn who comes with this event."""
@@ -78,25 +81,33 @@ class Names:
             self._clients[event.connection] = Client(event.connection, event.name, event.address)
         elif isinstance(event, e.Subscribed):
             self._subscriptions[event.subscription] = event.connection
+        elif isinstance(event, e.ScheduleSet):
+            self._schedules[event.schedule] = event.name
 
     def forget(self, event: e.Event) -> None:
         """Let go of who leaves with this event."""
-        if isinstance(event, e.QueueDeleted):
-            if not event.until_us:
-                self._queues.pop(event.queue, None)
-        elif isinstance(event, e.QueueRenamed | e.QueueUndeleted):
-            if (queue := self._queues.get(event.queue)) is not None:
-                queue.former = None
-        elif isinstance(event, e.GroupDeleted):
-            if (queue := self._queues.get(event.queue)) is not None:
-                queue.groups.pop(event.group, None)
+        if isinstance(event, e.QueueDeleted | e.QueueRenamed | e.QueueUndeleted | e.GroupDeleted):
+            self._forget_of_queue(event)
         elif isinstance(event, e.ClientDisconnected):
             self._clients.pop(event.connection, None)
         elif isinstance(event, e.Unsubscribed):
             self._subscriptions.pop(event.subscription, None)
+        elif isinstance(event, e.ScheduleDeleted):
+            self._schedules.pop(event.schedule, None)
         elif isinstance(event, e.BrokerStarted | e.BrokerStopped):
             self._clients.clear()
             self._subscriptions.clear()
+
+    def _forget_of_queue(self, event: e.QueueDeleted | e.QueueRenamed | e.QueueUndeleted | e.GroupDeleted) -> None:
+        queue = self._queues.get(event.queue)
+        if queue is None:
+            return
+        if isinstance(event, e.GroupDeleted):
+            queue.groups.pop(event.group, None)
+        elif not isinstance(event, e.QueueDeleted):
+            queue.former = None
+        elif not event.until_us:
+            del self._queues[event.queue]
 
     def queue(self, number: int) -> str:
         """The name of a queue, or the one it had before it was deleted."""
@@ -125,6 +136,10 @@ class Names:
             return None
         known = self._queues.get(getattr(event, "queue", 0))
         return known.groups.get(number, f"#{number}") if known is not None else f"#{number}"
+
+    def schedule(self, number: int) -> str:
+        """The name of a schedule."""
+        return self._schedules.get(number, f"#{number}")
 
     def client(self, event: e.Event) -> Client | None:
         """Whose doing an event is, or whom it befell; None: the broker itself, or nobody who ever got in."""
