@@ -63,12 +63,12 @@ def test_it_has_the_verbs_of_the_asynchronous_client() -> None:
     verbs = {name for name, _ in inspect.getmembers(Client, inspect.isfunction) if not name.startswith("_")} - internal
     for name in verbs:
         assert names_of(getattr(SyncClient, name)) == names_of(getattr(Client, name)), name
-    for name in ("ack", "nack", "reject", "extend"):
+    for name in ("ack", "nack", "reject", "extend", "reply"):
         theirs = inspect.signature(getattr(vibemq.Message, name)).parameters
         assert list(inspect.signature(getattr(SyncMessage, name)).parameters.values()) == list(theirs.values())
 
 
-OTHERWISE: Final = {"open", "close", "consume", "pull", "delayed", "transaction"}
+OTHERWISE: Final = {"open", "close", "consume", "pull", "delayed", "transaction", "request", "request_many"}
 HANDED_ON: Final = [
     name
     for name, _ in inspect.getmembers(SyncClient, inspect.isfunction)

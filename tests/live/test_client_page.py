@@ -23,7 +23,7 @@ SECONDS_MAX: Final = 20
 def compiled(example: str, url: str) -> Callable[[vibemq.Client], Coroutine[None, None, None]]:
     """An example as a coroutine. What it says that it prints is compared; a URL in it is that of the broker."""
     text = SHOWN.sub(r"assert (\1) == \2, (\1)", example).replace("vibemq://127.0.0.1:2925", url)
-    space: dict[str, Any] = {"vibemq": vibemq}
+    space: dict[str, Any] = {"vibemq": vibemq, "asyncio": asyncio}
     # The page is ours, and running it is the point.
     exec(compile(f"async def example(client):\n{textwrap.indent(text, '    ')}", "docs/client.md", "exec"), space)  # noqa: S102
     coroutine: Callable[[vibemq.Client], Coroutine[None, None, None]] = space["example"]
@@ -31,8 +31,16 @@ def compiled(example: str, url: str) -> Callable[[vibemq.Client], Coroutine[None
 
 
 def goes_on_for_ever(example: str) -> bool:
-    """Whether an example iterates messages."""
-    return any(isinstance(node, ast.AsyncFor) for node in ast.walk(compile(example, "", "exec", FLAGS)))
+    """Whether an example consumes, not in a task that it ends by itself."""
+    left = list(compile(example, "", "exec", FLAGS).body)
+    while left:
+        node = left.pop()
+        if isinstance(node, ast.AsyncFor) and "messages" in ast.unparse(node.iter):
+            return True
+        left += [one for one in ast.iter_child_nodes(node) if isinstance(one, ast.stmt | ast.ExceptHandler)]
+        if isinstance(node, ast.AsyncFunctionDef):
+            del left[-len(node.body) :]
+    return False
 
 
 async def nothing_left(client: vibemq.Client) -> bool:

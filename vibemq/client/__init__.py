@@ -20,10 +20,12 @@ from vibemq.client.outgoing import (
 )
 from vibemq.client.peeked import DeadLetter, PeekedMessage
 from vibemq.client.queues import Declaration, QueueSettings
+from vibemq.client.requesting import Replies
 from vibemq.client.schedules import Schedule
 from vibemq.client.stats import Stats
 from vibemq.client.sync import SyncClient, connect_sync
 from vibemq.client.sync_messages import SyncMessage, SyncMessages
+from vibemq.client.sync_requesting import SyncReplies
 from vibemq.client.sync_transaction import SyncTransaction
 from vibemq.client.transaction import Collected, Transaction
 from vibemq.durations import Duration
@@ -52,6 +54,7 @@ __all__ = [
     "Receipt",
     "Received",
     "Redriven",
+    "Replies",
     "Schedule",
     "ShownDelayed",
     "StartAt",
@@ -59,6 +62,7 @@ __all__ = [
     "SyncClient",
     "SyncMessage",
     "SyncMessages",
+    "SyncReplies",
     "SyncTransaction",
     "TopicManyOptions",
     "TopicOptions",

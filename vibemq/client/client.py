@@ -4,7 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self, Unpack
+from typing import TYPE_CHECKING, Final, NoReturn, Self, Unpack
 
 from vibemq.client.consumer import Consuming, Messages
 from vibemq.client.dead_letters import DeadLetters
@@ -14,9 +14,11 @@ from vibemq.client.link import Link
 from vibemq.client.membership import Membership, StartAt
 from vibemq.client.message import M, Message, Parcel, Received
 from vibemq.client.options import ConnectOptions, Options
+from vibemq.client.outgoing import Body, MessageHeaders, Priority
 from vibemq.client.publisher import Publisher
 from vibemq.client.publishing import Publishing
 from vibemq.client.puller import Puller
+from vibemq.client.requesting import Replies, Request, Requester, reply_to
 from vibemq.client.requests import Requests
 from vibemq.client.schedules import Schedules
 from vibemq.client.settling import runs_of
@@ -29,6 +31,9 @@ from vibemq.errors import RequestTimeout, UsageError, VibeMQError
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 from vibemq.protocol.fields import WAIT_MS_MAX
+
+REPLIES_PREFETCH: Final = 500
+"""Replies that the broker sends ahead."""
 
 
 def connect(url: str | None = None, **options: Unpack[ConnectOptions]) -> "Client":
@@ -71,7 +76,13 @@ class Client(Publishing, DeadLetters, Delayed, Schedules):
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            if name in {"_link", "_requests", "_publisher", "_subscriptions"}:  # made by open(), in the loop that runs
+            if name in {
+                "_link",
+                "_requests",
+                "_publisher",
+                "_subscriptions",
+                "_requester",
+            }:  # made by open(), in the loop that runs
                 raise UsageError("the client is not open: use it inside `async with vibemq.connect(url) as client`")
             raise AttributeError(f"a client has no attribute {name!r}")
 
@@ -100,7 +111,8 @@ class Client(Publishing, DeadLetters, Delayed, Schedules):
         link = self._link = Link(self._address, self._options, self.stats)
         self._requests = Requests(link, self._options.timeout)
         self._publisher = Publisher(link, self._options, self.stats)
-        self._subscriptions = Subscriptions(link, self._requests, self.stats)
+        self._subscriptions = Subscriptions(link, self._requests, self._publisher)
+        self._requester = Requester(link, self._requests, self._publisher, self._consume_replies)
         link.handlers[m.Failed] = self._failed
         link.handlers[m.Pong] = self._pong
         link.on_writable = self._publisher.outbox.pump
@@ -119,6 +131,7 @@ class Client(Publishing, DeadLetters, Delayed, Schedules):
         """Send what was settled, and end. What still waits for an answer raises ClientClosed."""
         if self._opened:
             self._subscriptions.flush()
+            await self._requester.close()
             await self._link.close()
 
     async def flush(self) -> None:
@@ -245,6 +258,59 @@ class Client(Publishing, DeadLetters, Delayed, Schedules):
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+
+    # --- requests --------------------------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        queue: str,
+        body: Body,
+        *,
+        timeout: Duration | None = None,
+        headers: MessageHeaders | None = None,
+        priority: Priority | None = None,
+        key: str | None = None,
+    ) -> Message:
+        """Ask whoever consumes a queue, and return the reply, which is acked already. They answer with message.reply().
+
+        Waits for `timeout` (None: as long as any call of this client); nobody begins work on the request later than
+        that. Cancelling the call forgets the reply. The request is durable, and so is the reply: when a connection
+        breaks, or the broker starts anew, it comes all the same.
+
+        Raises:
+            RequestTimeout: no reply in time.
+            VibeMQError: the request could not be published.
+        """
+        request = Request(queue, body, self._seconds(timeout), headers, priority, key)
+        return await reply_to(self._requester, request)
+
+    def request_many(
+        self,
+        queue: str,
+        body: Body,
+        *,
+        timeout: Duration | None = None,
+        max_replies: int | None = None,
+        headers: MessageHeaders | None = None,
+        priority: Priority | None = None,
+        key: str | None = None,
+    ) -> Replies:
+        """Ask, and iterate over the replies of all who answer, or all that one of them sends.
+
+        `async with client.request_many(queue, body, timeout=5) as replies`, then `async for reply in replies`. The
+        iteration ends with the timeout, or after `max_replies`, and raises nothing when there were none.
+
+        Entering the context raises:
+            VibeMQError: the request could not be published.
+        """
+        request = Request(queue, body, self._seconds(timeout), headers, priority, key)
+        return Replies(self._requester, request, max_replies)
+
+    def _seconds(self, timeout: Duration | None) -> float:
+        return self._options.timeout if timeout is None else milliseconds(timeout, "timeout") / 1_000
+
+    def _consume_replies(self, queue: str) -> Messages[Message]:
+        return self.messages_of(Message, Membership(queue, None), REPLIES_PREFETCH)
 
     # --- transactions ----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeAlias
 
-from vibemq.batch import Headers
+from vibemq.batch import Headers, pack_headers
 from vibemq.client.administration import Administration
 from vibemq.client.moment import Moment, moment, waiting_time
 from vibemq.client.peeked import body_of, headers_of, number_of, time_of
@@ -94,7 +94,9 @@ class Delayed(Administration):
             lambda number: m.ShowDelayed(request=number, queue=queue, id=message_id),
             what=f"delayed message {message_id} of {queue!r}",
         )
-        return ShownDelayed(*_facts(queue, facts), body=body_of(facts), headers=headers_of(facts))
+        body, headers = body_of(facts), headers_of(facts)
+        size = len(body) + (len(pack_headers(headers)) if headers else 0)
+        return ShownDelayed(*_facts(queue, facts | {"bytes": size}), body=body, headers=headers)
 
     async def cancel_delayed(self, queue: str, ids: MessageIds) -> int:
         """Take messages back that wait for their time, all of them or none; returns how many.

@@ -42,7 +42,8 @@ class Link:
         self._address = address
         self._options = options
         self._stats = stats
-        self._producer = options.chance.getrandbits(63) + 1  # never 0, which means: no producer
+        self.producer = options.chance.getrandbits(63) + 1  # never 0, which means: no producer
+        """By this number the broker recognises what is sent again."""
         self._number = 0
         self._task: asyncio.Task[None] | None = None
         self._connection: Connection | None = None
@@ -163,7 +164,7 @@ class Link:
         hello = m.Hello(
             client=self._options.name,
             heartbeat_ms=round(self._options.heartbeat * 1_000),
-            producer=self._producer,
+            producer=self.producer,
         )
         connection = None
         try:

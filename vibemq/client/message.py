@@ -14,6 +14,7 @@ import msgspec
 
 from vibemq.batch import HEADERS, Batch, Headers, unpack_headers
 from vibemq.client.moment import moment
+from vibemq.client.outgoing import Body, MessageHeaders, Receipt
 from vibemq.client.settling import Failure
 from vibemq.durations import Duration, milliseconds
 from vibemq.protocol import messages as m
@@ -226,3 +227,14 @@ class Message(Received, gc=False, eq=False):
             LeaseLost: the lease had ended already.
         """
         await self.parcel.subscription.extend(self.delivery, milliseconds(seconds, "seconds"))
+
+    async def reply(self, body: Body, *, headers: MessageHeaders | None = None) -> Receipt:
+        """Answer a request; returns once the reply is durable. It does not ack: do that as well, before or after.
+
+        There may be several replies, to a requester that waits for them. To reply and ack together, use a transaction.
+
+        Raises:
+            UnknownQueue: the requester is gone.
+            UsageError: the message is no request.
+        """
+        return await self.parcel.subscription.reply(self, body, headers)

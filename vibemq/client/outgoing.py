@@ -29,6 +29,10 @@ FRAME_OVERHEAD: Final = binary.PUBLISH.size + 255 + binary.TIME.size + binary.CO
 """What a frame has besides batch and hashes, at most: fixed fields, the longest name, a time to wait."""
 KEY_HEADER: Final = "key"
 TOPIC_HEADER: Final = "topic"
+REPLY_TO_HEADER: Final = "reply-to"
+"""The queue that a requester reads replies from."""
+CORRELATION_HEADER: Final = "correlation-id"
+"""Which of its requests it is: the same in request and reply."""
 
 
 class TopicOptions(TypedDict, total=False):
@@ -138,6 +142,18 @@ def stamped(headers: MessageHeaders | None, key: object, topic: str | None) -> M
             raise UsageError(f"key is {key!r}: a key is text; None says that a message has none")
         headers = {**(headers or {}), KEY_HEADER: key}
     return headers if topic is None else {**(headers or {}), TOPIC_HEADER: topic}
+
+
+def reply_of(request: Mapping[str, HeaderValue], headers: MessageHeaders | None) -> tuple[str, MessageHeaders]:
+    """The queue for a reply to a message with the headers `request`, and the headers of the reply.
+
+    Raises:
+        UsageError: nobody waits for a reply to that message.
+    """
+    queue, correlation = request.get(REPLY_TO_HEADER), request.get(CORRELATION_HEADER)
+    if not isinstance(queue, str) or not queue:
+        raise UsageError(f"this message is no request: it has no header {REPLY_TO_HEADER}")
+    return queue, {**(headers or {}), CORRELATION_HEADER: correlation}
 
 
 class Receipt(msgspec.Struct, frozen=True, gc=False):

@@ -19,5 +19,7 @@ class Stats:
     """Messages that had to wait until their queue took more: it has `overflow="block"`, or a publish rate."""
     groups_lost: int = 0
     """Groups without a name that were gone after an outage: a new one started, and may have missed messages."""
+    replies_late: int = 0
+    """Replies that came when nobody waited for them any more."""
     declares_failed: int = 0
     """Queues that connect() was told to declare, and that the broker refused after a reconnect; the log says why."""

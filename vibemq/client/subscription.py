@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from vibemq.client.link import Link
 from vibemq.client.message import Parcel, Received
+from vibemq.client.outgoing import Body, MessageHeaders, Receipt, reply_of
+from vibemq.client.publisher import Publisher
 from vibemq.client.requests import Pending, Requests
 from vibemq.client.settling import Failure, in_pieces, merged, request_of
-from vibemq.client.stats import Stats
 from vibemq.errors import (
     ClientClosed,
     ConnectionLost,
@@ -213,6 +214,19 @@ class Subscription:
             lost=_lost(),
         )
 
+    async def reply(self, message: Received, body: Body, headers: MessageHeaders | None) -> Receipt:
+        """Send a reply to whoever has requested it.
+
+        Raises:
+            UnknownQueue: the requester is gone.
+            UsageError: nobody has requested one.
+        """
+        queue, values = reply_of(message.headers, headers)
+        publisher = self._subscriptions.publisher
+        if publisher.room_messages <= 0 or publisher.room_bytes <= 0:
+            await publisher.room()
+        return await publisher.add(queue, body, values)
+
     def extend_buffered(self, runs: list[tuple[int, int]]) -> None:
         """Keep what the application has not seen yet: give it the queue's own lease again."""
         if not self.void:
@@ -259,12 +273,13 @@ def _lost() -> LeaseLost:
 class Subscriptions:
     """The subscriptions of the present connection, by number."""
 
-    def __init__(self, link: Link, requests: Requests, stats: Stats) -> None:
-        """Hand what comes over `link` to whom it is for."""
+    def __init__(self, link: Link, requests: Requests, publisher: Publisher) -> None:
+        """Hand what comes over `link` to whom it is for; replies to it go by `publisher`."""
         self._link = link
         self._present: dict[int, Subscription] = {}
         self.requests = requests
-        self.stats = stats
+        self.publisher = publisher
+        self.stats = publisher.stats
         link.handlers[m.Deliver] = self._deliver
         link.handlers[m.Drained] = self._drained
         link.handlers[m.LeasesLost] = self._leases_lost

@@ -15,6 +15,7 @@ from vibemq.client.message import Received
 from vibemq.client.options import ConnectOptions, Options
 from vibemq.client.outgoing import (
     Body,
+    MessageHeaders,
     Priority,
     PublishManyOptions,
     PublishOptions,
@@ -26,6 +27,7 @@ from vibemq.client.peeked import DeadLetter, PeekedMessage
 from vibemq.client.queues import QueueSettings
 from vibemq.client.stats import Stats
 from vibemq.client.sync_messages import Bridge, SyncConsuming, SyncMessage
+from vibemq.client.sync_requesting import SyncReplies, blocking
 from vibemq.client.sync_timed import SyncTimed
 from vibemq.client.sync_transaction import SyncTransaction
 from vibemq.client.transaction import DEFAULT_SECONDS
@@ -148,6 +150,37 @@ class SyncClient(SyncTimed):
     def ack_all(self, batch: Iterable[Received]) -> None:
         """Ack messages, and return once that is durable, as Client.ack_all()."""
         self._bridge.call(self._client.ack_all(batch))
+
+    def request(
+        self,
+        queue: str,
+        body: Body,
+        *,
+        timeout: Duration | None = None,
+        headers: MessageHeaders | None = None,
+        priority: Priority | None = None,
+        key: str | None = None,
+    ) -> SyncMessage:
+        """Ask whoever consumes a queue, and return the reply, as Client.request()."""
+        call = self._client.request(queue, body, timeout=timeout, headers=headers, priority=priority, key=key)
+        return blocking(self._bridge, self._bridge.call(call))
+
+    def request_many(
+        self,
+        queue: str,
+        body: Body,
+        *,
+        timeout: Duration | None = None,
+        max_replies: int | None = None,
+        headers: MessageHeaders | None = None,
+        priority: Priority | None = None,
+        key: str | None = None,
+    ) -> SyncReplies:
+        """Ask, and iterate over the replies: `with client.request_many(...) as replies`, as Client.request_many()."""
+        replies = self._client.request_many(
+            queue, body, timeout=timeout, max_replies=max_replies, headers=headers, priority=priority, key=key
+        )
+        return SyncReplies(self._bridge, replies)
 
     def transaction(self, timeout: Duration = DEFAULT_SECONDS) -> SyncTransaction:
         """Publishes and acks that happen together, or not at all: `with client.transaction() as tx`.

@@ -15,6 +15,7 @@ from vibemq.client.client import Client
 from vibemq.client.consumer import Batches, Messages
 from vibemq.client.membership import Membership
 from vibemq.client.message import Received
+from vibemq.client.outgoing import Body, MessageHeaders, Receipt
 from vibemq.client.settling import Failure
 from vibemq.client.subscription import Subscription
 from vibemq.durations import Duration, milliseconds
@@ -140,6 +141,15 @@ class SyncMessage(Received, gc=False, eq=False):
             LeaseLost: the lease had ended already.
         """
         self._over.call(self.parcel.subscription.extend(self.delivery, milliseconds(seconds, "seconds")))
+
+    def reply(self, body: Body, *, headers: MessageHeaders | None = None) -> Receipt:
+        """Answer a request, as Message.reply().
+
+        Raises:
+            UnknownQueue: the requester is gone.
+            UsageError: the message is no request.
+        """
+        return self._over.call(self.parcel.subscription.reply(self, body, headers))
 
     def _settle(self, failure: Failure | None, *, confirm: bool) -> None:
         if confirm:

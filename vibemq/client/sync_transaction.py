@@ -7,6 +7,7 @@ from typing import Self, Unpack
 from vibemq.client.message import Received
 from vibemq.client.outgoing import (
     Body,
+    MessageHeaders,
     PublishManyOptions,
     PublishOptions,
     Receipt,
@@ -57,6 +58,10 @@ class SyncTransaction:
     def publish_topic_many(self, topic: str, bodies: Sequence[Body], **options: Unpack[TopicManyOptions]) -> Collected:
         """Store messages in every queue that is bound to `topic`, as Transaction.publish_topic_many()."""
         return self._transaction.publish_topic_many(topic, bodies, **options)
+
+    def reply(self, message: Received, body: Body, *, headers: MessageHeaders | None = None) -> Collected:
+        """Answer a request when the transaction is committed, as Transaction.reply()."""
+        return self._transaction.reply(message, body, headers=headers)
 
     def ack(self, message: Received) -> None:
         """Let a message be done when the transaction is committed, as Transaction.ack()."""

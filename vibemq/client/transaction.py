@@ -33,6 +33,7 @@ from vibemq.client.outgoing import (
     check_dedup_id,
     publish_frame,
     receipts_of,
+    reply_of,
     stamped,
 )
 from vibemq.client.publisher import NO_HASH, Publisher, bytes_of
@@ -283,6 +284,15 @@ class Transaction:
         """Store messages in every queue that is bound to `topic`, as publish_many()."""
         route = _route(topic, options, to_topic=True)
         return self._many(route, bodies, options.get("headers"), options.get("keys"), None)
+
+    def reply(self, message: Received, body: Body, *, headers: MessageHeaders | None = None) -> Collected:
+        """Answer a request when the transaction is committed, as Message.reply().
+
+        Raises:
+            UsageError: the message is no request.
+        """
+        queue, values = reply_of(message.headers, headers)
+        return self._one(Route(queue), body, values, None, None)
 
     def ack(self, message: Received) -> None:
         """Let a message be done when the transaction is committed. Until then it is held, and its lease goes on.
