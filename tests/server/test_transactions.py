@@ -384,14 +384,13 @@ def test_batches_and_transactions_share_the_sequence() -> None:
     assert desk.length("q") == 4
 
 
-def test_a_duplicate_that_cannot_be_told_ends_nothing_else() -> None:
-    """The attempt of a commit that is refused for its sequence stays open: it is not about this attempt."""
+def test_a_commit_that_is_refused_for_its_sequence_is_over() -> None:
     desk = Desk()
     desk.publish("q", b"x", sequence=1)
     epoch = desk.open()
     desk.refused(("q", [b"x"]), sequence=1, epoch=epoch, error=InvalidRequest)
-    desk.commit(("q", [b"x"]), sequence=2, epoch=epoch)
-    assert desk.length("q") == 2
+    desk.refused(("q", [b"x"]), sequence=2, epoch=epoch, error=TransactionEnded)
+    assert desk.length("q") == 1
 
 
 # --- queues that block
@@ -505,3 +504,84 @@ def test_every_part_holds_a_transaction_whole_or_not_at_all() -> None:
 
 def saved(state: Projector) -> list[tuple[str, int, bytes]]:
     return [(one.key, one.as_of, parts.encode(one)) for one in state.parts()]
+
+
+# --- delays and dedup ids
+
+
+def test_what_waits_for_its_time_becomes_ready_then_and_comes_from_its_batch() -> None:
+    desk = Desk()
+    now = Publish(desk.client, 0, "q", 0, batch_of([b"now"]))
+    late = now._replace(batch=batch_of([b"1", b"2"]), delay_ms=50)
+    to_topic = now._replace(name="t", to_topic=True, batch=batch_of([b"topic"]), due_us=desk.now_us + 60 * MS)
+    desk.broker.queues.declare(desk.client, 1, "q", {"max_length": 4})
+    desk.broker.queues.bind(desk.client, 1, "q", "t")
+    epoch = desk.open()
+    commit = Commit(desk.client, 2, epoch, 1, [to_topic, late, now], [])
+    with pytest.raises(QueueFull):
+        desk.broker.transactions.commit(commit._replace(publishes=[to_topic, late, now, late]))
+    desk.broker.transactions.commit(commit._replace(epoch=desk.open()))
+    committed = desk.effects()[-1]
+    assert isinstance(committed, f.Committed)
+    due_us = desk.now_us + 50 * MS
+    assert committed.stored == (f.Stored(3, 0, 0, due_us + 10 * MS), f.Stored(0, 0, 0, due_us), f.Stored(2, 1))
+    assert desk.bodies("q") == [(b"now", f"{committed.offset}-2")]
+    desk.pass_time(50 * MS)
+    assert ready_in_time(desk) == [(b"1", f"{committed.offset}-0"), (b"2", f"{committed.offset}-1")]
+    desk.pass_time(10 * MS)
+    assert ready_in_time(desk) == [(b"topic", f"{committed.offset}-3")]
+
+
+def ready_in_time(desk: Desk) -> list[tuple[bytes, str]]:
+    """What is handed out now."""
+    desk.broker.tick()
+    found = []
+    for _ in range(5):
+        desk.broker.end_turn()
+        for one in desk.effects():
+            if isinstance(one, f.Delivery):
+                bodies = one.stored.batch.bodies()[one.first : one.first + one.messages]
+                origin = one.stored.origin
+                found += [(body, f"{origin.offset}-{origin.index + one.first + at}") for at, body in enumerate(bodies)]
+        while desk.loads:
+            desk.load_one()
+    return found
+
+
+def test_what_is_there_already_wants_no_room() -> None:
+    desk = Desk()
+    blocking(desk, "q", 2)
+    ids = [bytes([number]) * 16 for number in range(1, 4)]
+    first = Publish(desk.client, 1, "q", 0, batch_of([b"1"]), dedup=ids[0])
+    desk.broker.publishing.publish(first)
+    consumer = desk.consume("q")
+    desk.publish("q", b"x")
+    again = [first._replace(dedup=ids[0]), first._replace(dedup=ids[1]), first._replace(dedup=ids[1])]
+    new = first._replace(dedup=ids[2])
+    commit = Commit(desk.client, 2, desk.open(), 1, [*again, new], [])
+    with pytest.raises(QueueBlocked):  # two are new, which may fit
+        desk.broker.transactions.commit(commit)
+    too_many = commit._replace(publishes=[*again, new, first._replace(dedup=b"")], epoch=desk.open())
+    with pytest.raises(QueueFull):  # three never do
+        desk.broker.transactions.commit(too_many)
+    desk.broker.deliveries.ack(desk.client, consumer, ((1, 2),), 0)
+    desk.broker.end_turn()
+    desk.broker.deliveries.ack(desk.client, consumer, ((2, 3),), 0)
+    desk.broker.end_turn()
+    assert f.Unblocked(0, desk.client, "q") in desk.effects()
+    desk.broker.transactions.commit(commit)
+    committed = desk.effects()[-1]
+    assert isinstance(committed, f.Committed)
+    assert [len(one.duplicates) for one in committed.stored] == [1, 0, 1, 0]
+    assert committed.stored[2].duplicates == ((0, committed.offset, 0),)
+    assert desk.length("q") == 2
+
+
+def test_a_transaction_puts_batches_into_so_many_queues() -> None:
+    desk = Desk(Limits(transaction_arrivals=3))
+    for name in ("x", "y"):
+        desk.broker.queues.declare(desk.client, 1, name, {})
+        desk.broker.queues.bind(desk.client, 1, name, "t")
+    desk.refused(("/t", [b"1"]), ("x", [b"2"]), ("x", [b"3"]), error=LimitExceeded)
+    desk.commit(("/t", [b"1", b"2"]), ("x", [b"3"] * 5))
+    assert [desk.length(name) for name in ("x", "y")] == [7, 2]

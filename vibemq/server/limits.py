@@ -36,6 +36,7 @@ class Limits:
     publish_window_batches: int = 1_000
     publish_rate_per_connection: int = 0
     transactions_per_connection: int = 1_000
+    transaction_arrivals: int = 100_000
     transaction_ms: int = 15 * 60 * 1000
     unread_bytes: int = 256 * MIB
     unsynced_bytes: int = 256 * KIB

@@ -151,7 +151,8 @@ class Publishing:
                 self._publishers.check_rate(publisher)
             decided = self.decide(publish)
         except QueueBlocked as blocked:
-            wanted = self._wanted(publish)
+            ((count, size),) = self.wanted([publish]).values()
+            wanted = Wanted(publish.sequence, count, size)
             self._publishers.block(publisher, (publish.name, publish.to_topic), wanted, publish.oldest, blocked.text)
         decided = self.create(decided)
         event = self.event(decided, publisher.producer)
@@ -173,16 +174,25 @@ class Publishing:
             )
         )
 
-    def _wanted(self, publish: Publish) -> Wanted:
-        """What a batch that has to wait wants room for."""
-        batch: Batch | None = publish.batch
-        queue = self._state.queue_named(publish.name)
-        if publish.dedup and queue is not None and not publish.to_topic:
-            sifted = self._deduplication.sift(queue, publish.batch, publish.dedup, None)
-            batch = sifted.batch if sifted is not None else batch
-        if batch is None:
-            return Wanted(publish.sequence, 0, 0)
-        return Wanted(publish.sequence, batch.count, batch.record_bytes)
+    def wanted(self, publishes: Sequence[Publish]) -> dict[tuple[str, bool], tuple[int, int]]:
+        """The messages and bytes for which batches want room, by name, and whether that is a topic's.
+
+        What is there already, by its dedup id, wants none.
+        """
+        found: dict[tuple[str, bool], tuple[int, int]] = {}
+        fresh = Fresh()
+        for publish in publishes:
+            batch: Batch | None = publish.batch
+            queue = self._state.queue_named(publish.name)
+            if publish.dedup and queue is not None and not publish.to_topic:
+                sifted = self._deduplication.sift(queue, publish.batch, publish.dedup, fresh)
+                if sifted is not None:
+                    batch = sifted.batch
+                    fresh.add(publish.name, len(sifted.ids), sifted.dedup(len(sifted.ids)))
+            place = publish.name, publish.to_topic
+            count, size = found.get(place, (0, 0))
+            found[place] = (count + batch.count, size + batch.record_bytes) if batch is not None else (count, size)
+        return found
 
     def has_stored(self, connection: int, sequence: int) -> bool:
         """Whether a batch with this sequence of the connection's producer is known to be stored: it needs no room."""

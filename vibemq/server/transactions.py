@@ -171,10 +171,9 @@ class Transactions:
         """
         publisher = self._publishers[commit.connection]
         own = self._connections[commit.connection]
-        if self._is_done(publisher, commit, own.attempts.get(commit.epoch)):
-            own.attempts.pop(commit.epoch, None)
-            return
         attempt = own.attempts.pop(commit.epoch, None)
+        if self._is_done(publisher, commit, attempt):
+            return
         if attempt is None:
             raise TransactionEnded(
                 f"transaction {commit.epoch} is not open on this connection: nothing of it was done, begin anew"
@@ -297,6 +296,7 @@ class Transactions:
         for name, (count, size) in freed.items():
             together.add_room(name, -count, -size)
         decided: list[Decided] = []
+        arrivals, limit = 0, self._limits.transaction_arrivals
         for publish in commit.publishes:
             self._admission.check_limits(publish.batch)
         for publish in commit.publishes:
@@ -310,6 +310,12 @@ class Transactions:
                 self._publishers.block(publisher, place, wanted, commit.oldest, blocked.text)
             together.add(one)
             decided.append(one)
+            arrivals += len(one.queues)
+            if arrivals > limit:
+                raise LimitExceeded(
+                    f"a transaction may put its batches into queues {limit} times (transaction_arrivals), topics "
+                    f"counting for each of their queues: use several"
+                )
         if together.created:
             self._queues.check_count(len(together.created))
         return decided, together
@@ -349,13 +355,14 @@ class Transactions:
         Raises:
             QueueFull: it brings more than one of them can ever hold.
         """
-        room: dict[str, tuple[int, int]] = {}
-        for publish in commit.publishes:
-            for queue in self._admission.concerned(publish.name, to_topic=publish.to_topic):
-                count, size = room.get(queue.name, (0, 0))
-                room[queue.name] = count + publish.batch.count, size + publish.batch.record_bytes
+        queues = self._admission.concerned(blocked.name, to_topic=blocked.to_topic)
+        room = {queue.name: (0, 0) for queue in queues}
+        for (name, to_topic), (count, size) in self._publishing.wanted(commit.publishes).items():
+            for queue in self._admission.concerned(name, to_topic=to_topic):
+                if (known := room.get(queue.name)) is not None:
+                    room[queue.name] = known[0] + count, known[1] + size
         most = most_bytes = 0
-        for queue in self._admission.concerned(blocked.name, to_topic=blocked.to_topic):
+        for queue in queues:
             (count, size), (gone, gone_bytes) = room[queue.name], freed.get(queue.name, (0, 0))
             settings = queue.settings
             if settings.overflow is Overflow.BLOCK and (count > settings.max_length or size > settings.max_bytes):
