@@ -184,13 +184,13 @@ def _print_letter(letter: DeadLetter, data: Path | None) -> None:
     if letter.headers:
         click.echo()
         print_table(("header", "value"), list(letter.headers.items()))
-    click.echo(f"\nbody\n{_body(letter.body)}")
+    click.echo(f"\nbody\n{body_text(letter.body)}")
     if data is not None:
         click.echo()
         _print_story(letter, data)
 
 
-def _body(body: bytes) -> str:
+def body_text(body: bytes) -> str:
     """A body that cannot do anything to a terminal; what is no text is shown by its escapes."""
     shown = BODY_SHOWN if _is_text(body) else BINARY_SHOWN
     lines = [plain(line) for line in body[:shown].decode("utf-8", "backslashreplace").split("\n")]

@@ -24,6 +24,7 @@ COMMANDS: Final = {
     "queue": "List, declare, show, change, bind and delete queues.",
     "group": "List, move and delete the groups of a queue.",
     "dlq": "List, show, redrive and purge dead letters.",
+    "schedule": "Set, list, show, pause, resume and delete schedules.",
     "bench": "Put load on a running broker and measure it.",
     "replay": "Rebuild the state from the log, and compare it with the checkpoint.",
     "verify": "Check every record, link and seal of the log.",

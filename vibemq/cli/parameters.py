@@ -52,6 +52,24 @@ class _Time(click.ParamType[datetime]):
             self.fail(error.text, param, ctx)
 
 
+class _Coming(click.ParamType[datetime]):
+    """RFC 3339, or in how long."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        """The time that was written."""
+        text = str(value).strip()
+        try:
+            wait_ms = milliseconds(text, "it")
+        except UsageError:
+            wait_ms = 0
+        try:
+            return datetime.now(UTC) + timedelta(milliseconds=wait_ms) if wait_ms else _moment(text)
+        except (UsageError, OverflowError):
+            self.fail(f"{text!r} is no time: write 2026-11-23T14:03:00Z, or 5m for in five minutes", param, ctx)
+
+
 class _Duration(click.ParamType[float | str]):
     """A number of seconds, or text such as "30s"."""
 
@@ -126,6 +144,7 @@ class _Letter(click.ParamType[int | str]):
 
 DURATION: Final = _Duration()
 TIME: Final = _Time()
+COMING: Final = _Coming()
 POSITION: Final = _Position()
 PRIORITY: Final = _Priority()
 LETTER: Final = _Letter()

@@ -59,7 +59,12 @@ def _key(_: click.Context, __: click.Parameter, key: str | None) -> str | None:
     return None if key is None else _text(key)
 
 
-def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str] | None:
+def read_headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> dict[str, str] | None:
+    """The headers that were given as NAME=VALUE.
+
+    Raises:
+        BadParameter: one is of another form.
+    """
     headers = {}
     for text in given:
         name, equals, value = _text(text).partition("=")
@@ -81,7 +86,9 @@ def _headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) -> d
 @click.argument("payloads", nargs=-1, metavar="[PAYLOAD]...")
 @click.option("--stdin-lines", is_flag=True, help="Send each line of stdin, without its newline, as a message.")
 @click.option("--file", type=click.File("rb"), help="Send this file as one message; - is stdin.")
-@click.option("--header", "headers", multiple=True, callback=_headers, metavar="NAME=VALUE", help="For every message.")
+@click.option(
+    "--header", "headers", multiple=True, callback=read_headers, metavar="NAME=VALUE", help="For every message."
+)
 @click.option("--key", callback=_key, metavar="TEXT", help="Messages of one key stay in order (order_by_key).")
 @click.option(
     "--priority", type=PRIORITY, metavar="0-9|NAME", help="low (1), normal (4), high (7) or critical (9), or a number."
