@@ -149,17 +149,48 @@ class Publishing:
                 _check_turn(publisher, publish, place)
             if publisher.bucket is not None:
                 self._publishers.check_rate(publisher)
-            decided = self.decide(publish)
+            queue = self._takes_whole(publish)
+            decided = self.decide(publish) if queue is None else None
         except QueueBlocked as blocked:
             ((count, size),) = self.wanted([publish]).values()
             wanted = Wanted(publish.sequence, count, size)
             self._publishers.block(publisher, (publish.name, publish.to_topic), wanted, publish.oldest, blocked.text)
-        decided = self.create(decided)
+        if queue is not None:
+            self._store_whole(publisher, publish, queue)
+        else:
+            assert decided is not None
+            self._store(publisher, publish, self.create(decided))
+        if publisher.bucket is not None:
+            publisher.bucket.take(publish.batch.count, self._journal.now_us)
+
+    def _takes_whole(self, publish: Publish) -> Queue | None:
+        """The queue that takes a batch as it is, at once: this is how nearly all are. Else `decide` has to look."""
+        if publish.to_topic or publish.dedup or publish.delay_ms or publish.due_us:
+            return None
+        queue = self._state.queue_named(publish.name)
+        if queue is not None and self._admission.admit(queue, publish.batch) < publish.batch.count:
+            return None
+        return queue
+
+    def _store_whole(self, publisher: Publisher, publish: Publish, queue: Queue) -> None:
+        """The same as `_store` for such a batch, in about three quarters of the time."""
+        connection, request, _, sequence, batch, oldest, *_ = publish
+        lane = batch.priority if queue.settings.mode is Mode.PRIORITY else DEFAULT_LANE
+        first, count = queue.next.get(lane, 1), batch.count
+        producer, timed = publisher.producer if sequence else 0, batch.ttl_ms > 0
+        event = e.Published(
+            queue.id, lane, first, count, batch.record_bytes, producer, sequence, connection, oldest, 0, timed
+        )
+        offset = self._journal.record(event, (batch.data,))
+        self._keep(queue, lane, first, offset, 0, batch, dead=0)
+        if queue.settings.publish_rate:
+            self._admission.bucket(queue).take(count, self._journal.now_us)
+        self._journal.effects.append(Confirmed(offset + 1, connection, request, offset, first, False))
+
+    def _store(self, publisher: Publisher, publish: Publish, decided: Decided) -> None:
         event = self.event(decided, publisher.producer)
         offset = self._journal.record(event, decided.payload)
         self.stored(decided, event, offset, 0)
-        if publisher.bucket is not None:
-            publisher.bucket.take(publish.batch.count, self._journal.now_us)
         self._journal.effects.append(
             Confirmed(
                 offset + 1,
