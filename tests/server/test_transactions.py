@@ -421,6 +421,17 @@ def test_a_transaction_that_has_to_wait_stays_open() -> None:
     assert [desk.length(name) for name in ("q", "in")] == [2, 0]
 
 
+def test_of_two_transactions_that_wait_the_first_is_told_when_it_can_go_on() -> None:
+    desk = Desk()
+    blocking(desk, "q", 3)
+    desk.publish("q", b"1", b"2")
+    first, second = desk.open(), desk.open()
+    desk.refused(("q", [b"3"]), ("q", [b"4"]), epoch=first, sequence=1, error=QueueBlocked)
+    desk.refused(("q", [b"5"]), epoch=second, sequence=2, error=QueueBlocked)
+    desk.broker.end_turn()
+    assert desk.effects() == []  # there is room for the second, which would be refused again at once
+
+
 def test_what_can_never_fit_is_refused_for_good() -> None:
     desk = Desk()
     blocking(desk, "q", 2)

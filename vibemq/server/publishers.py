@@ -61,7 +61,8 @@ class Place:
 
     def refuse(self, batch: Wanted) -> None:
         """Remember a batch, which comes again."""
-        self.waits, self._last = True, batch
+        if not self.waits:  # what is refused behind one that waits is not what room is to be made for
+            self.waits, self._last = True, batch
         if batch.sequence and not self.expects(batch.sequence):
             self.expected.insert(bisect_left(self.expected, batch), batch)
             del self.expected[EXPECTED_MAX:]
