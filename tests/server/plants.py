@@ -444,7 +444,7 @@ def deleted_queue_comes_back_empty(patch: Patch) -> None:
 
 
 def deleted_queue_cannot_go_for_good(patch: Patch) -> None:
-    patch.setattr(Queues, "tick", always(None))
+    patch.setattr(Queues, "tick", always(()))
 
 
 def peek_shows_what_is_held(patch: Patch) -> None:
