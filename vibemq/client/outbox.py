@@ -132,8 +132,7 @@ class Outbox:
         self._sent_bytes += batch.sent_bytes
         self._stats.batches_resent += batch.sent
         batch.sent, batch.blocked = True, False
-        waited_ms = int((self._loop.time() - batch.expires + self._timeout) * 1_000)
-        self._link.send(batch.frame(number, next(iter(self._numbered)), waited_ms))
+        self._link.send(batch.frame(number, next(iter(self._numbered)), self._loop.time))
 
     # --- from the broker -------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What is published: where it goes, the batch it travels in, and the receipt that comes back."""
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import count, repeat
 from typing import Final, Literal, NamedTuple, TypeAlias, TypedDict
@@ -225,12 +225,16 @@ class Outgoing:
     for a queue. `waited`: it had to, at least once. `abandoned`: nobody waits for it any more.
 
     `places` is where it goes. `published` messages of `published_bytes` bytes count as pending until it is answered.
+    `numbers` is how many of the producer's numbers it takes, and `size` how many bytes of the broker's window. The
+    program gave it at loop time `began`, and it is given up at `expires`.
     """
 
     __slots__ = (
         "abandoned",
+        "began",
         "blocked",
         "expires",
+        "numbers",
         "order",
         "places",
         "published",
@@ -238,31 +242,23 @@ class Outgoing:
         "sent",
         "sent_bytes",
         "sequence",
+        "size",
         "waited",
     )
 
-    def __init__(self, places: tuple[Place, ...], published: int, published_bytes: int, expires: float) -> None:
-        """Given up at loop time `expires`."""
-        self.places, self.published, self.published_bytes, self.expires = places, published, published_bytes, expires
-        self.order = self.sequence = self.sent_bytes = 0
+    def __init__(self, places: tuple[Place, ...], published: int, size: int, began: float, expires: float) -> None:
+        """Nothing of it was sent."""
+        self.places, self.published, self.size, self.began, self.expires = places, published, size, began, expires
+        self.numbers = 1
+        self.order = self.sequence = self.sent_bytes = self.published_bytes = 0
         self.sent = self.blocked = self.waited = self.abandoned = False
-
-    @property
-    def numbers(self) -> int:
-        """How many of the producer's numbers it takes."""
-        raise NotImplementedError
-
-    @property
-    def size(self) -> int:
-        """How many bytes it takes of the broker's window."""
-        raise NotImplementedError
 
     def fits(self, limits: m.Welcome) -> bool:
         """Whether the broker takes a frame as large."""
         raise NotImplementedError
 
-    def frame(self, number: int, oldest: int, waited_ms: int) -> list[bytes | memoryview]:
-        """The buffers to send as request `number`; it was given to the client `waited_ms` ago."""
+    def frame(self, number: int, oldest: int, clock: Callable[[], float]) -> list[bytes | memoryview]:
+        """The buffers to send as request `number`; `clock` gives the loop's time."""
         raise NotImplementedError
 
     def try_less(self) -> bool:
@@ -302,42 +298,32 @@ class OutgoingBatch(Outgoing):
     __slots__ = ("count", "data", "dedup", "front", "futures", "route", "whole")
 
     def __init__(
-        self, route: Route, data: bytes, count: int, record_bytes: int, expires: float, dedup: bytes = b""
+        self, route: Route, data: bytes, count: int, record_bytes: int, began: float, expires: float, dedup: bytes
     ) -> None:
-        """`count` messages as `data`, given up at loop time `expires`, with the hashes of their ids in `dedup`."""
-        super().__init__((route.place,), count, record_bytes, expires)
+        """`count` messages as `data`, with the hashes of their ids in `dedup`."""
+        super().__init__((route.place,), count, len(data) + len(dedup), began, expires)
+        self.published_bytes = record_bytes
         self.route, self.data, self.dedup = route, data, dedup
-        self.count = self.front = count
+        self.count = self.front = self.numbers = count
         self.futures: list[asyncio.Future[Receipt]] = []
         self.whole: asyncio.Future[list[Receipt]] | None = None
-
-    @property
-    def numbers(self) -> int:
-        """One for each message that is tried."""
-        return self.front
-
-    @property
-    def size(self) -> int:
-        """All of it, also where less is tried."""
-        return len(self.data) + len(self.dedup)
 
     def fits(self, limits: m.Welcome) -> bool:
         """Whether a batch may be as large."""
         return self.size <= batch_bytes_max(limits)
 
-    def frame(self, number: int, oldest: int, waited_ms: int) -> list[bytes | memoryview]:
+    def frame(self, number: int, oldest: int, clock: Callable[[], float]) -> list[bytes | memoryview]:
         """The publish of what is tried."""
         parts: list[bytes | memoryview]
         parts = [self.data] if self.front == self.count else Batch(self.data).cut(0, self.front)
-        return publish_frame(
-            self.route, parts, self.dedup[: self.front * HASH_BYTES], waited_ms, number, self.sequence, oldest
-        )
+        hashes = self.dedup and self.dedup[: self.front * HASH_BYTES]
+        return publish_frame(self.route, parts, hashes, self.began, clock, number, self.sequence, oldest)
 
     def try_less(self) -> bool:
         """Half of it, unless it was one message, or they are to be stored together."""
         if self.whole is not None or self.front == 1:
             return False
-        self.front //= 2
+        self.front = self.numbers = self.front // 2
         return True
 
     def go_on(self) -> bool:
@@ -349,6 +335,7 @@ class OutgoingBatch(Outgoing):
         self.dedup = self.dedup[self.front * HASH_BYTES :]
         del self.futures[: self.front]
         self.count, self.front = rest, min(self.front, rest)
+        self.numbers, self.size = self.front, len(self.data) + len(self.dedup)
         return True
 
     def confirmed(self, reply: m.Confirmed | m.Committed) -> None:
@@ -389,7 +376,8 @@ def publish_frame(
     route: Route,
     batch: list[bytes | memoryview],
     dedup: bytes,
-    waited_ms: int,
+    began: float,
+    clock: Callable[[], float],
     number: int = 0,
     sequence: int = 0,
     oldest: int = 0,
@@ -402,7 +390,7 @@ def publish_frame(
         batch,
         oldest,
         to_topic=route.to_topic,
-        delay_ms=max(0, route.delay_ms - waited_ms),
+        delay_ms=route.delay_ms and max(0, route.delay_ms - int((clock() - began) * 1_000)),
         due_us=route.due_us,
         dedup=dedup,
     )

@@ -268,7 +268,8 @@ class Publisher:
     ) -> OutgoingBatch:
         data = b"".join(pack(bodies, headers, route.priority, route.ttl_ms, keys))
         dedup = b"".join(hashes) if hashes and any(map(NO_HASH.__ne__, hashes)) else b""
-        batch = OutgoingBatch(route, data, len(bodies), size, self._loop.time() + self._timeout, dedup)
+        now = self._loop.time()
+        batch = OutgoingBatch(route, data, len(bodies), size, now, now + self._timeout, dedup)
         self.outbox.add(batch)
         return batch
 

@@ -127,7 +127,7 @@ class Part:
 class OutgoingCommit(Outgoing):
     """The commit of an attempt, without an answer."""
 
-    __slots__ = ("_acks", "_batches", "_began", "_epoch", "_loop", "_parts", "_size", "done")
+    __slots__ = ("_acks", "_batches", "_epoch", "_parts", "done")
 
     def __init__(
         self,
@@ -140,31 +140,20 @@ class OutgoingCommit(Outgoing):
     ) -> None:
         """Commit attempt `epoch`, with `batches` as the parts give them. The program asked for it at `began`."""
         places: dict[Place, None] = dict.fromkeys(part.route.place for part in parts)
-        super().__init__(tuple(places), 0, 0, expires)
+        super().__init__(tuple(places), 0, 0, began, expires)
         self._epoch, self._parts, self._batches, self._acks = epoch, parts, batches, acks
-        self._loop, self._began = asyncio.get_running_loop(), began
-        self.done: asyncio.Future[list[Receipt]] = self._loop.create_future()
-        self._size = sum(map(len, self.frame(0, 0, 0))) - HEAD_BYTES
-
-    @property
-    def numbers(self) -> int:
-        """One, whatever is in it."""
-        return 1
-
-    @property
-    def size(self) -> int:
-        """Its frame."""
-        return self._size
+        loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[list[Receipt]] = loop.create_future()
+        self.size = sum(map(len, self.frame(0, 0, loop.time))) - HEAD_BYTES
 
     def fits(self, limits: m.Welcome) -> bool:
         """Whether its frame does."""
-        return self._size <= limits.frame_bytes_max
+        return self.size <= limits.frame_bytes_max
 
-    def frame(self, number: int, oldest: int, waited_ms: int) -> list[bytes | memoryview]:
-        """The commit; `waited_ms` counts from this attempt, and a delay from the first."""
-        waited_ms = int((self._loop.time() - self._began) * 1_000)
+    def frame(self, number: int, oldest: int, clock: Callable[[], float]) -> list[bytes | memoryview]:
+        """The commit."""
         publishes = [
-            publish_frame(part.route, [data], dedup, waited_ms)
+            publish_frame(part.route, [data], dedup, self.began, clock)
             for part, (data, dedup) in zip(self._parts, self._batches, strict=True)
         ]
         return binary.encode_commit(number, self._epoch, self.sequence, publishes, self._acks, oldest)
