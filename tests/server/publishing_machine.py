@@ -46,8 +46,9 @@ class Place:
         return self.expected[min(self.expected)] if self.expected else self.last
 
     def refuse(self, sequence: int, count: int, size: int) -> None:
-        """Something comes again later."""
-        self.waits, self.last = True, (count, size)
+        """Something comes again later. Room is made for the first that waits, not for what is kept back behind it."""
+        if not self.waits:
+            self.waits, self.last = True, (count, size)
         if sequence:
             self.expected[sequence] = count, size
 
@@ -182,11 +183,9 @@ class PublishingMachine(Machine):
                 return QueueBlocked
             if not place.waits and not place.expected:
                 del self.places[key]
-        queues = self.concerned(name, to_topic=to_topic)
-        if to_topic and not queues:
-            if not self.UNROUTABLE:
-                return Unroutable
-            queues = self.concerned(self.UNROUTABLE, to_topic=False)
+        queues = self.or_unroutable(name, to_topic=to_topic)
+        if to_topic and not queues and not self.UNROUTABLE:
+            return Unroutable
         taken = []
         for queue in queues:
             admitted = self.admitted(queue, sending)
@@ -202,6 +201,13 @@ class PublishingMachine(Machine):
             return [self.model.queues[number] for number in sorted(found) if number in self.model.queues]
         queue = self.model.named(name)
         return [queue] if queue is not None else []
+
+    def or_unroutable(self, name: str, *, to_topic: bool) -> list[Queue]:
+        """The same, or where messages go that no queue is bound to."""
+        found = self.concerned(name, to_topic=to_topic)
+        if found or not to_topic or not self.UNROUTABLE:
+            return found
+        return self.concerned(self.UNROUTABLE, to_topic=False)
 
     def admitted(self, queue: Queue, sending: Sending) -> int | type[RequestError]:
         """How many messages of a batch a queue takes; or what is said instead."""
@@ -234,7 +240,7 @@ class PublishingMachine(Machine):
         _, name, to_topic = key
         place = self.places[key]
         return place.waits and all(
-            self.has_room(queue, *place.first) for queue in self.concerned(name, to_topic=to_topic)
+            self.has_room(queue, *place.first) for queue in self.or_unroutable(name, to_topic=to_topic)
         )
 
     def has_room(self, queue: Queue, count: int, size: int) -> bool:

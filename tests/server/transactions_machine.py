@@ -295,12 +295,6 @@ class TransactionsMachine(PublishingMachine):
             for body in sending.bodies
         ]
 
-    def or_unroutable(self, name: str, *, to_topic: bool) -> list[Queue]:
-        found = self.concerned(name, to_topic=to_topic)
-        if found or not to_topic or not self.UNROUTABLE:
-            return found
-        return self.concerned(self.UNROUTABLE, to_topic=False)
-
     def is_too_much(self, queue: Queue, ask: Ask) -> bool:
         """Whether a transaction brings more to a queue than that can ever hold."""
         sizes = self.brought(queue, ask)

@@ -14,7 +14,7 @@ from vibemq.server.journal import Journal
 from vibemq.server.limits import Limits
 from vibemq.server.rates import Bucket
 
-_TAKES_ALL = frozenset({Overflow.DROP_OLDEST, Overflow.DEAD_LETTER})
+TAKES_ALL = frozenset({Overflow.DROP_OLDEST, Overflow.DEAD_LETTER})
 """A queue with one of these makes room afterwards."""
 
 
@@ -75,7 +75,7 @@ class Admission:
         settings = queue.settings
         if settings.publish_rate and queue.id:  # one that is still to be created has no number, and used nothing
             self.check_rate(queue)
-        if settings.overflow in _TAKES_ALL:
+        if settings.overflow in TAKES_ALL:
             if delayed and not _fits_beside(queue, batch, before):
                 raise _no_room(queue, batch, before)
             return batch.count

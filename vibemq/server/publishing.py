@@ -242,7 +242,8 @@ class Publishing:
             self._confirm_again(publish, found)
             return True
         if found is not None:
-            raise InvalidRequest(f"sequence {sequence} was used before, for a batch of {found.messages} messages")
+            what = f"a batch of {found.messages} messages" if found.messages else "a transaction"
+            raise InvalidRequest(f"sequence {sequence} was used before, for {what}")
         is_refused = place is not None and place.expects(sequence) and sequence >= known.oldest
         if sequence < known.remembered_from and not is_refused:
             raise SequenceTooOld(f"sequence {sequence} is below {known.remembered_from}, the oldest that is remembered")

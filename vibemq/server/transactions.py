@@ -28,7 +28,7 @@ from vibemq.errors import (
 )
 from vibemq.events import DEFAULT_GROUP
 from vibemq.projections.intervals import IntervalSet
-from vibemq.server.admission import Admission
+from vibemq.server.admission import TAKES_ALL, Admission
 from vibemq.server.deliveries import Deliveries
 from vibemq.server.effects import Answer, Committed, Recall, Refusal, Runs, Stored
 from vibemq.server.journal import Journal
@@ -337,12 +337,14 @@ class Transactions:
     def _freed(self, acks: Sequence[tuple[Subscription, Runs]]) -> dict[str, tuple[int, int]]:
         """Messages and bytes that the acks take out of queues, by name: they make room for what is published.
 
-        Where several groups are, one of them alone makes none.
+        Where several groups are, one of them alone makes none; and a queue that makes room by itself needs none.
         """
         freed: dict[str, tuple[int, int]] = {}
         for subscription, runs in acks:
-            if subscription.keeps and subscription.group == DEFAULT_GROUP:
-                name = self._state.queues[subscription.queue].name
+            queue = self._state.queues[subscription.queue]
+            makes_room = subscription.keeps and subscription.group == DEFAULT_GROUP
+            if makes_room and queue.settings.overflow not in TAKES_ALL:
+                name = queue.name
                 count, size = freed.get(name, (0, 0))
                 pieces = [piece for start, end in runs for piece in subscription.pieces(start, end)]
                 count += sum(piece.end - piece.start for piece in pieces)
