@@ -88,7 +88,10 @@ def test_a_choice_that_there_is_not_is_refused_with_those_there_are(name: str, k
 
 
 def test_a_name_that_there_is_not_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InvalidRequest, match=r"no setting 'ttl'; there are mode, .*, ttl_ms, .*, description$"):
+    with pytest.raises(
+        InvalidRequest,
+        match=r"no setting 'ttl'; there are mode, .*, ttl_ms, .*, description, dedup_window_ms, expires_ms$",
+    ):
         checked({"ttl": 1}, LIMITS)
 
 

@@ -11,7 +11,7 @@ from tests.server.test_groups_model import GroupsMachine
 from tests.server.test_keys_model import WEIGHTS as KEYS_WEIGHTS
 from tests.server.test_keys_model import KeysMachine
 from vibemq.projections import intervals
-from vibemq.server import dead_letters, deliveries, dispatch, key_order, publishing, removal, subscription
+from vibemq.server import dead_letters, deliveries, dispatch, key_order, publishers, removal, subscription
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def small_turns(monkeypatch: pytest.MonkeyPatch) -> None:
         (deliveries, "MADE_READY_MAX", 1),
         (dispatch, "TURN_BYTES_MAX", 2 * dispatch.PIECE_BYTES),
         (key_order, "SCAN_MAX", 2),
-        (publishing, "LOOKS_MAX", 1),
+        (publishers, "LOOKS_MAX", 1),
         (removal, "PIECES_MAX", 1),
         (subscription, "RUNS_MIN", 1),
         (machine, "TURNS_MAX", 5_000),
