@@ -412,13 +412,24 @@ def test_every_part_holds_a_transaction_whole_or_not_at_all() -> None:
     consumer = desk.consume("q")
     desk.take()
     before = Projector.restore(saved(desk.replayed()), len(desk.log))
-    desk.commit(("q", [b"4"]), ("/t", [b"5"]), ("q", [b"6"]), acks=[(consumer, ((1, 2), (3, 4)))], sequence=4)
+    plain = Publish(desk.client, 0, "q", 0, batch_of([b"4", b"5"]))
+    publishes = [
+        plain,
+        plain._replace(name="t", to_topic=True),
+        plain._replace(dedup=bytes(range(32))),
+        plain._replace(delay_ms=5, batch=batch_of([b"6"])),
+        plain,
+    ]
+    acks = [(consumer, ((1, 2), (3, 4)))]
+    desk.broker.transactions.commit(Commit(desk.client, 2, desk.open(), 4, publishes, acks))
     desk.take()
+    assert [len(desk.state.producers.known), desk.state.dedup.total, len(desk.state.dead)] == [1, 2, 1]
     start, later = before.next_offset, saved(desk.replayed())
-    for key, *_ in later:
-        mixed = [one for one in saved(before) if one[0] != key] + [one for one in later if one[0] == key]
+    keys = [key for key, *_ in later]
+    for chosen in [*({key} for key in keys), *(set(keys) - {key} for key in keys)]:
+        mixed = [one for one in saved(before) if one[0] not in chosen] + [one for one in later if one[0] in chosen]
         state = desk.replayed(Projector.restore(mixed, start))
-        assert state.digests() == desk.state.digests(), key
+        assert state.digests() == desk.state.digests(), chosen
 
 
 def saved(state: Projector) -> list[tuple[str, int, bytes]]:
