@@ -20,8 +20,8 @@ from vibemq.server.limits import Limits
 
 OWN: Final = -1
 """Stands for the offset of the record that a batch is about to be in."""
-FORGETS_MAX: Final = 4
-"""Slices of ids that are forgotten in one turn; each takes about 1 ms."""
+FORGETS_MAX: Final = 1
+"""Slices of ids that are forgotten in one turn; each takes about 2 ms."""
 SLACK_PART: Final = 8
 SLACK_MS_MIN: Final = 1_000
 """Ids may be remembered for longer than the window by this part of it, and by so much: they count for no more then."""
