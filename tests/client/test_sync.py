@@ -11,7 +11,7 @@ import pytest
 import vibemq
 from tests.client.fake_broker import FakeBroker, deliver, until
 from vibemq.client import Client, SyncClient, SyncMessage
-from vibemq.errors import ClientClosed, ConnectionFailed, LeaseLost, UnknownQueue
+from vibemq.errors import ClientClosed, ConnectionFailed, LeaseLost, QueueFull, UnknownQueue
 from vibemq.protocol import messages as m
 
 
@@ -235,5 +235,122 @@ def test_waiting_for_a_message_does_not_hold_up_other_threads() -> None:
         loop.call_soon_threadsafe(lambda: broker.connections[0].send(deliver([b"late"])))
         thread.join(10)
         assert got == [b"late"]
+
+    with_sync_client(test)
+
+
+def deliver_one_by_pull(broker: FakeBroker, *bodies: bytes) -> None:
+    """Answer a pull, whose credit asks for an answer, with messages."""
+
+    def credit(command: m.Credit) -> None:
+        if command.wait_ms >= 0:
+            broker.connections[-1].send(
+                deliver(bodies, subscription=command.subscription), m.Drained(subscription=command.subscription)
+            )
+
+    broker.answers[m.Credit] = credit
+
+
+def test_a_transaction_is_committed_or_rolled_back_as_the_block_ends() -> None:
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        commits: list[m.Commit] = []
+
+        def commit(command: m.Commit) -> m.Reply:
+            commits.append(command)
+            if any(one.queue == "full" for one in command.publishes):
+                return m.Failed(request=command.request, code=206, text="full")
+            stored = tuple(m.Stored(at, at + 1) for at, _ in enumerate(command.publishes))
+            return m.Committed(request=command.request, offset=9, stored=stored)
+
+        broker.answers[m.Commit] = commit
+        deliver_one_by_pull(broker, b"a", b"b")
+        first, second = client.pull("in")
+        with client.transaction() as tx:
+            out = tx.publish("q", b"x", headers={"n": 1})
+            tx.publish_topic("t", b"y")
+            tx.ack(first)
+        assert (out.receipt.id, [one.id for one in tx.receipts]) == ("9-0", ["9-0", "9-1"])
+        assert commits[0].acks == (m.TransactionAck(1, ((1, 2),)),)
+
+        def fail() -> None:
+            with client.transaction() as tx:
+                tx.publish("q", b"never")
+                tx.ack(second)
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        assert len(commits) == 1
+        assert not second.settled
+        tx = client.transaction()
+        tx.publish_many("full", [b"x"])
+        tx.ack_all([second])
+        with pytest.raises(QueueFull):
+            tx.commit()
+        assert not second.settled
+        with client.transaction() as tx:
+            assert "open" in repr(tx)
+        assert len(commits) == 2
+        second.ack(confirm=True)
+
+    with_sync_client(test)
+
+
+def test_an_error_in_a_transaction_is_seen_also_when_the_client_is_closed() -> None:
+    def test(_: FakeBroker, client: SyncClient) -> None:
+        def fail() -> None:
+            with client.transaction() as tx:
+                tx.publish("q", b"never")
+                client.close()
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            fail()
+        with pytest.raises(ClientClosed):
+            client.transaction().publish("q", b"")
+
+    with_sync_client(test)
+
+
+def test_requests_and_replies() -> None:
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        numbers = iter(range(1, 100))
+        loop = broker.server.get_loop()
+
+        def publish(command: m.Publish) -> m.Reply:
+            for headers in command.batch.headers():
+                if "reply-to" in headers:
+                    reply = deliver(
+                        [command.batch.bodies()[0] + b"!"],
+                        headers=[{"correlation-id": headers["correlation-id"]}],
+                        delivery=next(numbers),
+                        sequence=1,
+                    )
+                    loop.call_soon(broker.connections[-1].send, reply)
+            return m.Confirmed(request=command.request, offset=3, sequence=1)
+
+        broker.answers[m.Publish] = publish
+        broker.answers[m.Declare] = lambda command: m.Done(request=command.request, result={})
+        broker.answers[m.Delete] = lambda command: m.Done(request=command.request, result={})
+        reply = client.request("work", b"one", timeout=5)
+        assert (reply.body, reply.settled) == (b"one!", True)
+        with client.request_many("work", b"two", max_replies=1) as replies:
+            assert [one.body for one in replies] == [b"two!"]
+        with client.request_many("work", b"three", timeout=0.1) as replies:
+            assert [one.body for one in replies] == [b"three!"]
+
+    with_sync_client(test)
+
+
+def test_delayed_messages_are_iterated_page_by_page() -> None:
+    def test(broker: FakeBroker, client: SyncClient) -> None:
+        def page(command: m.ListDelayed) -> m.Reply:
+            number = command.after[2]
+            messages = [{"id": f"1-{number}", "due_at_us": 5, "published_at_us": 4, "bytes": 3}]
+            then = [1, 1, number + 1] if number < 2 else None
+            return m.Done(request=command.request, result={"messages": messages, "count": 3, "next": then})
+
+        broker.answers[m.ListDelayed] = page
+        assert [one.id for one in client.delayed("q")] == ["1-0", "1-1", "1-2"]
 
     with_sync_client(test)

@@ -156,9 +156,11 @@ class Requester:
                 async for message in messages:
                     await message.ack()
                     self._hand_out(message)
-            while True:  # somebody has deleted the queue: have it anew, for what comes from now on
-                if self._link.closed is not None:
-                    return
+            if self._link.closed is not None:
+                return
+            with suppress(VibeMQError):
+                await messages.stop()
+            while self._link.closed is None:  # somebody has deleted the queue: have it anew, for what comes from now on
                 await asyncio.sleep(AGAIN_SECONDS)
                 with suppress(VibeMQError):
                     messages = await self._begin()

@@ -16,6 +16,7 @@ from vibemq.client.outgoing import (
 )
 from vibemq.client.sync_messages import Bridge
 from vibemq.client.transaction import Collected, Transaction
+from vibemq.errors import VibeMQError
 
 
 class SyncTransaction:
@@ -36,7 +37,11 @@ class SyncTransaction:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bridge.call(self._transaction.__aexit__(kind, error, trace))
+        try:
+            self._bridge.call(self._transaction.__aexit__(kind, error, trace))
+        except VibeMQError:
+            if error is None:  # else what happened first is what the caller must see
+                raise
 
     @property
     def receipts(self) -> list[Receipt]:

@@ -431,7 +431,7 @@ class Transaction:
 
     def _roll_back(self, epoch: int) -> None:
         """Let the broker forget an attempt; on another connection it has done so."""
-        if self._link.is_open and self._connects == self._publisher.stats.connects:
+        if self._link.is_open and self._link.closed is None and self._connects == self._publisher.stats.connects:
             self._requests.start(
                 Pending(lambda number: m.Rollback(request=number, epoch=epoch), _ignore, _ignore, _nothing)
             )
