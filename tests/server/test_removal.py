@@ -232,6 +232,15 @@ def test_what_consumers_hold_and_what_waits_is_not_dropped() -> None:
     assert gone(run(rig)[0]) == [(0, 5)]
 
 
+def test_what_is_delayed_has_its_room_at_once() -> None:
+    rig, connection = rig_with(overflow="drop-oldest", max_length=3)
+    publish(rig, connection, b"1", b"2", b"3")
+    assert gone(run(rig)[0]) == []
+    delayed = Publish(connection, 1, "q", 0, Batch(b"".join(pack([b"4", b"5"]))), delay_ms=1000)
+    rig.broker.publishing.publish(delayed)
+    assert gone(run(rig)[0]) == [(0, 1), (0, 2)]
+
+
 @pytest.mark.parametrize("circle", [1, 2, 3])
 def test_what_overflows_in_a_circle_is_dropped_at_the_second_time(circle: int) -> None:
     """Else it would go round for ever, and fill the log."""

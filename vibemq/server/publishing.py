@@ -393,6 +393,8 @@ class Publishing:
                 self._keep(queue, lane, first, offset, index, batch, dead=dead)
         if not isinstance(event, e.Fired) and event.due_us:
             self._delayed.came(event.delayed(offset, index))
+            for queue in queues:  # it takes of their room from now on
+                self._deliveries.changed(queue.id)
         for queue in queues:
             if queue.settings.publish_rate:
                 self._admission.bucket(queue).take(batch.count if batch is not None else 0, self._journal.now_us)
