@@ -265,19 +265,17 @@ class Transactions:
         Raises:
             TransactionConflict: it does not.
         """
-        wanted: dict[int, IntervalSet] = {}
-        for number, runs in commit.acks:
-            numbers = wanted.setdefault(number, IntervalSet())
-            for start, end in runs:
-                numbers.add(start, end)
+        wanted: dict[int, Runs] = {}
+        for number, asked in commit.acks:
+            wanted[number] = (*wanted.get(number, ()), *asked)
         found = []
-        for number, numbers in wanted.items():
+        for number, asked in wanted.items():
             subscription = self._deliveries.find(commit.connection, number)
             if subscription is None:
                 raise TransactionConflict(
                     f"subscription {number} has ended, and its messages were given back to the queue: nothing was done"
                 )
-            runs = tuple(numbers)
+            runs = asked if len(asked) == 1 else _merged(asked)
             if subscription.keeps and not all(subscription.open.covers(start, end) for start, end in runs):
                 raise TransactionConflict(
                     f"messages of subscription {number} are no longer yours: their leases had ended, or they were "
@@ -292,7 +290,7 @@ class Transactions:
         self, publisher: Publisher, commit: Commit, acks: Sequence[tuple[Subscription, Runs]]
     ) -> tuple[list[Decided], Together]:
         together = Together()
-        freed = self._freed(acks)
+        freed = self._freed(acks, commit.publishes)
         for name, (count, size) in freed.items():
             together.add_room(name, -count, -size)
         decided: list[Decided] = []
@@ -334,16 +332,20 @@ class Transactions:
             if not place.expected:
                 del publisher.places[publish.name, publish.to_topic]
 
-    def _freed(self, acks: Sequence[tuple[Subscription, Runs]]) -> dict[str, tuple[int, int]]:
+    def _freed(
+        self, acks: Sequence[tuple[Subscription, Runs]], publishes: Sequence[Publish]
+    ) -> dict[str, tuple[int, int]]:
         """Messages and bytes that the acks take out of queues, by name: they make room for what is published.
 
         Where several groups are, one of them alone makes none; and a queue that makes room by itself needs none.
         """
         freed: dict[str, tuple[int, int]] = {}
+        names = {publish.name for publish in publishes}
+        to_topic = any(publish.to_topic for publish in publishes)
         for subscription, runs in acks:
             queue = self._state.queues[subscription.queue]
             makes_room = subscription.keeps and subscription.group == DEFAULT_GROUP
-            if makes_room and queue.settings.overflow not in TAKES_ALL:
+            if makes_room and (to_topic or queue.name in names) and queue.settings.overflow not in TAKES_ALL:
                 name = queue.name
                 count, size = freed.get(name, (0, 0))
                 pieces = [piece for start, end in runs for piece in subscription.pieces(start, end)]
@@ -374,6 +376,14 @@ class Transactions:
                 )
             most, most_bytes = max(most, count - gone), max(most_bytes, size - gone_bytes)
         return Wanted(0, most, most_bytes)
+
+
+def _merged(runs: Runs) -> Runs:
+    """The same numbers in runs that do not meet."""
+    numbers = IntervalSet()
+    for start, end in runs:
+        numbers.add(start, end)
+    return tuple(numbers)
 
 
 def _to_topic(decided: Decided) -> bool:
