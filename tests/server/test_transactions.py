@@ -21,6 +21,7 @@ from vibemq.errors import (
     Unroutable,
 )
 from vibemq.projections import part as parts
+from vibemq.projections.producers import BATCHES_REMEMBERED
 from vibemq.projections.projector import Projector
 from vibemq.server import effects as f
 from vibemq.server.limits import Limits
@@ -534,3 +535,20 @@ def test_what_waits_for_its_time_gets_no_room_from_acks_where_a_queue_makes_room
     queue = desk.state.queue_named("q")
     assert queue is not None
     assert (queue.length, queue.delayed.count) == (0, 2)
+
+
+def test_a_transaction_that_waited_for_long_is_still_known_not_to_be_done() -> None:
+    """Whatever its client had stored meanwhile: more than is remembered."""
+    desk = Desk()
+    blocking(desk, "q", 1)
+    desk.publish("q", b"1")
+    consumer, epoch = desk.consume("q"), desk.open()
+    desk.refused(("q", [b"2"]), epoch=epoch, sequence=1, error=QueueBlocked)
+    for sequence in range(2, BATCHES_REMEMBERED + 3):
+        desk.publish("other", b"x", sequence=sequence)
+    desk.refused(("other", [b"2"]), sequence=1, error=SequenceTooOld)  # another attempt may have been done
+    desk.broker.deliveries.ack(desk.client, consumer, ((1, 2),), 0)
+    desk.broker.end_turn()
+    desk.take()
+    desk.commit(("q", [b"2"]), epoch=epoch, sequence=1)
+    assert desk.length("q") == 1
