@@ -1,7 +1,8 @@
 """Transactions of the client against a real broker, which is killed while they are under way."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import vibemq
 from tests.running import RunningBroker, running
 from vibemq.client import Client
-from vibemq.errors import QueueFull, TransactionConflict, TransactionTimeout, Unroutable
+from vibemq.errors import ConnectionLost, QueueFull, TransactionConflict, TransactionTimeout, Unroutable
 
 SECONDS_MAX = 60
 
@@ -26,9 +27,18 @@ def connect(broker: RunningBroker) -> Client:
     return vibemq.connect(broker.url, backoff_min=0.01, backoff_max=0.05)
 
 
+def cut(client: Client) -> None:
+    """Break a client's connection, without a word."""
+    if client._link._connection is not None:
+        client._link._connection.end(ConnectionLost("cut by the test"))
+
+
 async def bodies_of(client: Client, queue: str) -> list[bytes]:
     """What is ready in a queue."""
-    return [message.body for message in await client.peek(queue, count=1_000)]
+    found: list[bytes] = []
+    while some := await client.peek(queue, start=len(found) + 1, count=1_000):
+        found += [message.body for message in some]
+    return found
 
 
 def test_publishes_and_acks_happen_together_or_not_at_all(broker: RunningBroker) -> None:
@@ -113,41 +123,50 @@ def test_a_queue_that_blocks_lets_the_transaction_wait(broker: RunningBroker) ->
     asyncio.run(main())
 
 
-def test_consume_transform_produce_is_exactly_once_while_the_broker_dies_again_and_again(
-    broker: RunningBroker,
+async def transform(client: Client) -> None:
+    """Consume, and publish the results together with the acks; what is lost comes again."""
+    async with client.consume("in", prefetch=20) as messages:
+        async for batch in messages.batches(7):
+            with suppress(TransactionConflict):
+                async with client.transaction() as tx:
+                    for message in batch:
+                        tx.publish("out", b"%s done" % message.body)
+                    tx.ack_all(batch)
+
+
+async def kill_the_broker(broker: RunningBroker, clients: Sequence[Client]) -> None:
+    """Again and again, a moment after the clients came back."""
+    for _ in range(4):
+        await asyncio.gather(*(client.ping() for client in clients))
+        await asyncio.sleep(0.03)
+        await asyncio.to_thread(broker.kill)
+        await asyncio.to_thread(broker.start)
+
+
+async def cut_connections(_: RunningBroker, clients: Sequence[Client]) -> None:
+    """Of all clients in turn, many times."""
+    for number in range(60):
+        await asyncio.sleep(0.013)
+        cut(clients[number % len(clients)])
+
+
+@pytest.mark.parametrize(("breaking", "count"), [(kill_the_broker, 2_000), (cut_connections, 2_000)])
+def test_consume_transform_produce_is_exactly_once_whatever_breaks(
+    broker: RunningBroker, breaking: Callable[[RunningBroker, Sequence[Client]], Awaitable[None]], count: int
 ) -> None:
-    count = 400
-
-    async def work(client: Client, lost: list[int]) -> None:
-        async with client.consume("in", prefetch=20) as messages:
-            async for batch in messages.batches(7):
-                try:
-                    async with client.transaction() as tx:
-                        for message in batch:
-                            tx.publish("out", b"%s done" % message.body)
-                        tx.ack_all(batch)
-                except TransactionConflict:
-                    lost.append(len(batch))
-
     async def main() -> None:
         async with asyncio.timeout(SECONDS_MAX), connect(broker) as client, connect(broker) as other:
             await client.publish_many("in", [b"%d" % number for number in range(count)])
-            lost: list[int] = []
-            workers = [asyncio.create_task(work(one, lost)) for one in (client, other)]
-            for _ in range(4):
-                await asyncio.sleep(0.15)
-                await asyncio.to_thread(broker.kill)
-                await asyncio.to_thread(broker.start)
-            while True:
-                queue = await client.show_queue("in")
-                if not queue["ready"] and not queue["unacked"]:
-                    break
-                await asyncio.sleep(0.05)
+            workers = [asyncio.create_task(transform(one)) for one in (client, other)]
+            await breaking(broker, (client, other))
+            while (queue := await client.show_queue("in"))["ready"] or queue["unacked"]:
+                await client.flush()
             for worker in workers:
                 worker.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
             found = await bodies_of(client, "out")
             assert sorted(found) == sorted(b"%d done" % number for number in range(count))
+            assert client.stats.connects > 1
 
     asyncio.run(main())
 
