@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.processes import ROOT, ServedBroker, environment, served
 from vibemq.batch import HEADER_BYTES_MAX
-from vibemq.cli import bench, consume, dlq, group, publish, queue, schedule, serve
+from vibemq.cli import bench, consume, delayed, dlq, group, publish, queue, request, schedule, serve
 from vibemq.cli.main import COMMANDS
 from vibemq.declaration import QueueSettings
 from vibemq.protocol.fields import MANY_MAX, NAME_BYTES_MAX, WORDS_MAX
@@ -68,7 +68,10 @@ def test_every_command_and_option_is_on_the_page() -> None:
         return own.union(*map(options, below))
 
     wanted = set().union(
-        *(options(module.command) for module in (bench, consume, dlq, group, publish, queue, schedule, serve))
+        *(
+            options(module.command)
+            for module in (bench, consume, delayed, dlq, group, publish, queue, request, schedule, serve)
+        )
     )
     assert {name for name in wanted if not re.search(rf"{name}\b", CLI)} == set()
     assert {name for name in COMMANDS if f"vibemq {name} " not in CLI} == set()

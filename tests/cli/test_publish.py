@@ -242,10 +242,3 @@ def test_a_queue_that_blocks_lets_the_publisher_wait(broker: ServedBroker) -> No
     done = broker.run("publish", "narrow", "d", "--timeout", "2")
     assert done.returncode == 1
     assert b"it was not stored" in done.stderr
-
-
-def test_a_delay_is_refused_by_name(broker: ServedBroker) -> None:
-    done = broker.run("publish", "later", "x", "--delay", "5m")
-    assert done.returncode == 1
-    assert b"--delay" in done.stderr
-    assert "later" not in {queue["name"] for queue in broker.lines("queue", "list")}

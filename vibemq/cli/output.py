@@ -68,12 +68,8 @@ def message_line(message: Printable) -> bytes:
 
 def message_fields(message: Printable) -> dict[str, Any]:
     """A message in the shape of the public contract."""
-    body = message.body
     fields: dict[str, Any] = {"id": message.id, "queue": message.queue, "sequence": message.sequence}
-    try:
-        fields["body"] = body.decode()
-    except UnicodeDecodeError:
-        fields["body_base64"] = base64.b64encode(body).decode()
+    fields |= body_fields(message.body)
     try:
         fields["headers"] = dict(message.headers)
     except InvalidRequest as problem:  # a producer's mistake stays visible and costs nobody else's message
@@ -83,6 +79,14 @@ def message_fields(message: Printable) -> dict[str, Any]:
     fields["redelivered"] = message.redelivered
     fields["published_at"] = message.published_at
     return fields
+
+
+def body_fields(body: bytes) -> dict[str, Any]:
+    """A body as text, or where it is none as base64."""
+    try:
+        return {"body": body.decode()}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(body).decode()}
 
 
 def print_json(values: Iterable[object]) -> None:

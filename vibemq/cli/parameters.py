@@ -71,16 +71,19 @@ class _Coming(click.ParamType[datetime]):
 
 
 class _Duration(click.ParamType[float | str]):
-    """A number of seconds, or text such as "30s"."""
+    """A number of seconds, or text such as "30s"; what is longer than `cap_ms`, if it is given, counts as that."""
 
     name = "duration"
+
+    def __init__(self, cap_ms: int | None = None) -> None:
+        self._cap_ms = cap_ms
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
         """The duration that was written."""
         text = str(value).strip()
         duration = float(text) if _NUMBER.fullmatch(text) else text
         try:
-            milliseconds(duration, "it")
+            milliseconds(duration, "it", self._cap_ms)
         except UsageError:
             self.fail(f'{text!r} is no duration: write "250ms", "30s", "5m", "2h", "7d", or seconds', param, ctx)
         return duration
@@ -143,6 +146,7 @@ class _Letter(click.ParamType[int | str]):
 
 
 DURATION: Final = _Duration()
+DELAY: Final = _Duration(_NUMBER_MAX // 1_000)
 TIME: Final = _Time()
 COMING: Final = _Coming()
 POSITION: Final = _Position()

@@ -10,6 +10,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, BinaryIO, Final, Self
 
 import click
@@ -18,9 +19,9 @@ import vibemq
 from vibemq.cli.connecting import Broker, broker_options, in_thread
 from vibemq.cli.examples import examples
 from vibemq.cli.output import print_json
-from vibemq.cli.parameters import DURATION, PRIORITY
+from vibemq.cli.parameters import COMING, DELAY, DURATION, PRIORITY
 from vibemq.client import Duration, Priority
-from vibemq.errors import LimitExceeded, NotSupported, UsageError, VibeMQError
+from vibemq.errors import LimitExceeded, UsageError, VibeMQError
 
 READ_BYTES: Final = 1 << 20
 LINE_BYTES_MAX: Final = 64 << 20
@@ -40,6 +41,9 @@ class Options:
     priority: Priority | None = None
     ttl: Duration | None = None
     to_topic: bool = False
+    delay: Duration | None = None
+    at: datetime | None = None
+    dedup_id: str | None = None
 
 
 def _text(text: str) -> str:
@@ -55,7 +59,7 @@ def _text(text: str) -> str:
 
 def _key(_: click.Context, __: click.Parameter, key: str | None) -> str | None:
     if key == "":
-        raise click.BadParameter("a key has at least one character; leave it out where there is none")
+        raise click.BadParameter("it has at least one character; leave it out where there is none")
     return None if key is None else _text(key)
 
 
@@ -94,7 +98,11 @@ def read_headers(_: click.Context, __: click.Parameter, given: tuple[str, ...]) 
     "--priority", type=PRIORITY, metavar="0-9|NAME", help="low (1), normal (4), high (7) or critical (9), or a number."
 )
 @click.option("--ttl", type=DURATION, metavar="DURATION", help='How long it may wait to be delivered, such as "30s".')
-@click.option("--delay", type=DURATION, metavar="DURATION", help="Not in this version: it is refused.")
+@click.option("--delay", type=DELAY, metavar="DURATION", help='It is ready after so long, such as "2h".')
+@click.option("--at", type=COMING, metavar="TIME", help="It is ready at that time: 2026-12-24T18:00:00Z.")
+@click.option(
+    "--dedup-id", callback=_key, metavar="TEXT", help="Store it only if the queue has had none with this id lately."
+)
 @click.option("--to-topic", is_flag=True, help="QUEUE is a topic: send to every queue that is bound to it.")
 @click.option("--json", "as_json", is_flag=True, help="Print id, queue and sequence of every message, as JSON lines.")
 @broker_options
@@ -104,7 +112,6 @@ def command(
     payloads: tuple[str, ...],
     stdin_lines: bool,
     file: BinaryIO | None,
-    delay: Duration | None,
     as_json: bool,
     **options: Any,  # noqa: ANN401 - the fields of Options
 ) -> None:
@@ -115,9 +122,12 @@ def command(
     """
     if bool(payloads) + stdin_lines + (file is not None) != 1:
         raise click.UsageError("Give either PAYLOADs, --stdin-lines or --file.")
-    if delay is not None:
-        raise NotSupported("--delay: messages that wait are not in this version; leave it out")
-    sender = Sender(queue, Options(**options), as_json=as_json)
+    said = Options(**options)
+    if said.delay is not None and said.at is not None:
+        raise click.UsageError("Give either --delay or --at.")
+    if said.dedup_id is not None and (said.to_topic or stdin_lines or len(payloads) > 1):
+        raise click.UsageError("--dedup-id names one message, to a queue: give one PAYLOAD or --file, no --to-topic.")
+    sender = Sender(queue, said, as_json=as_json)
     if stdin_lines:
         _send_lines(broker, sender)
     else:
@@ -236,15 +246,18 @@ class Sender:
 
     async def _publish(self, client: vibemq.Client, bodies: Sequence[bytes]) -> list[vibemq.Receipt]:
         said, count = self._options, len(bodies)
-        publish = client.publish_topic_many if said.to_topic else client.publish_many
-        return await publish(
-            self._name,
-            bodies,
-            headers=None if said.headers is None else [said.headers] * count,
-            priority=said.priority,
-            ttl=said.ttl,
-            keys=None if said.key is None else [said.key] * count,
-        )
+        options: dict[str, Any] = {
+            "headers": None if said.headers is None else [said.headers] * count,
+            "priority": said.priority,
+            "ttl": said.ttl,
+            "keys": None if said.key is None else [said.key] * count,
+            "delay": said.delay,
+            "deliver_at": said.at,
+        }
+        if said.to_topic:
+            return await client.publish_topic_many(self._name, bodies, **options)
+        ids = None if said.dedup_id is None else [said.dedup_id] * count
+        return await client.publish_many(self._name, bodies, dedup_ids=ids, **options)
 
     def _settled(self, receipts: Sequence[vibemq.Receipt]) -> None:
         dropped = sum(one.dropped for one in receipts)
@@ -254,13 +267,19 @@ class Sender:
             self._leading += len(receipts) - dropped
         if self._as_json:
             print_json(map(self._line, receipts))
+            return
+        for receipt in receipts:
+            if receipt.duplicate_of is not None:
+                click.echo(f"vibemq: not stored, it is there already, as {receipt.duplicate_of}", err=True)
 
     def _line(self, receipt: vibemq.Receipt) -> dict[str, object]:
         """A receipt for programs. What has no number has null: each queue behind a topic gives one of its own."""
         place = "topic" if self._options.to_topic else "queue"
-        sequence = None if receipt.dropped or self._options.to_topic else receipt.sequence
+        waits, known = receipt.due_at is not None, receipt.duplicate_of is not None
+        sequence = None if receipt.dropped or self._options.to_topic or waits or known else receipt.sequence
         line: dict[str, object] = {"id": receipt.id, place: receipt.queue, "sequence": sequence}
-        return line | {"duplicate": receipt.duplicate, "dropped": receipt.dropped}
+        line |= {"duplicate": receipt.duplicate, "dropped": receipt.dropped}
+        return line | ({"due_at": receipt.due_at} if waits else {})
 
 
 class Ahead:
