@@ -344,6 +344,7 @@ class LmdbIndex:
         self.mark, self.sealed = Mark(0, 0, 0, 0), (0, NO_SEAL)
         self.failure = ""
         self._start = _NO_START
+        self._committing = threading.Lock()
         meta = self._tables.get(b"meta", _META_KEY)
         if meta is not None:
             _, *mark, sealed_end, seal, self._start = _META.unpack(meta)
@@ -397,9 +398,14 @@ class LmdbIndex:
         delete: Collection[str] = (),
         start: int | None = None,
     ) -> bool:
-        """See `Index`. For one background thread; it gives way to others."""
-        put = put or {}
-        _check_order(mark, put, start)
+        """See `Index`. For a background thread; it gives way to others, and one that comes meanwhile waits."""
+        _check_order(mark, put or {}, start)
+        with self._committing:
+            return self._commit(mark, put or {}, delete, start)
+
+    def _commit(
+        self, mark: Mark, put: Mapping[str, tuple[int, bytes]], delete: Collection[str], start: int | None
+    ) -> bool:
         noted = self.overlay.before(mark.offset)
         operations, floors = self.overlay.delayed.before(mark.offset)
         sealed = max([self.sealed, *((end, seal) for _, end, seal in noted.seals)])

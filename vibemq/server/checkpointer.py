@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 
 from vibemq.projections import part as parts
 from vibemq.projections.projector import Projector
-from vibemq.server.storage import Storage
+from vibemq.server.storage import DELAYED_MAX, Storage
 
 SLICE_S = 0.001
 
@@ -62,6 +62,17 @@ class Checkpointer:
         checkpoint = storage.index.load_checkpoint()
         self._saved = {key: as_of for key, (as_of, _) in checkpoint.parts.items()} if checkpoint else {}
         self.last_offset = checkpoint.start if checkpoint else 0
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether so much waits for a commit of the index that it should not wait for the next checkpoint."""
+        index = self._storage.index
+        return len(index.overlay.delayed) >= DELAYED_MAX and not index.failure
+
+    async def relieve(self) -> bool:
+        """Commit what the index has noted, without a checkpoint; False when the disk had no room for it."""
+        loop, mark = asyncio.get_running_loop(), self._storage.log.synced_mark
+        return await loop.run_in_executor(self._executor, self._storage.index.commit, mark)
 
     async def take(self) -> bool:
         """Save what changed; False when the disk had no room for it, which costs nothing but time at the next start."""

@@ -43,6 +43,8 @@ from vibemq.server.storage import Progress, Storage
 from vibemq.server.unread import Unread
 
 HOUSEKEEPING_S = 1.0
+PRESSURE_S = 0.25
+"""How often it is looked whether the index must be committed before the next checkpoint."""
 WAITING_BYTES_MAX = 8 << 20
 """With so many bytes of deliveries that wait for the disk no more are handed out: a slow disk would let memory fill."""
 LAZY_S = 0.005
@@ -539,9 +541,16 @@ class Runtime:
             self.schedule()
 
     async def _checkpoint_for_ever(self) -> None:
+        left_s = interval_s = self.settings.checkpoint_interval_ms / 1000
         while True:
-            await asyncio.sleep(self.settings.checkpoint_interval_ms / 1000)
-            if not await self._checkpointer.take() and self.failure is None:
+            pause_s = min(left_s, PRESSURE_S)
+            await asyncio.sleep(pause_s)
+            left_s -= pause_s
+            if left_s <= 0:
+                done, left_s = await self._checkpointer.take(), interval_s
+            else:
+                done = not self._checkpointer.is_pressed or await self._checkpointer.relieve()
+            if not done and self.failure is None:
                 self.logger.warning("no checkpoint was taken", extra={"reason": self.storage.index.failure})
 
 

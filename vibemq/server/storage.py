@@ -11,7 +11,7 @@ from vibemq import events as e
 from vibemq.batch import Batch
 from vibemq.errors import BeyondLog, EventNotApplied, FormatUnsupported
 from vibemq.log.disk import AnyDisk, Disk
-from vibemq.log.frame import Place, Record
+from vibemq.log.frame import Mark, Place, Record
 from vibemq.log.index import FOLDER as INDEX_FOLDER
 from vibemq.log.index import Checkpoint, Index, LmdbIndex, MemoryIndex
 from vibemq.log.log import Log
@@ -28,6 +28,8 @@ _NONSENSE = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeE
 """What a state meets when it is restored from, or applies, what does not fit it."""
 NEW_INDEX_BYTES = 1 << 20
 """Free bytes with which a new index is begun on the disk."""
+DELAYED_MAX = 50_000
+"""What the index may have noted of delayed messages before it is committed: each takes about 300 bytes of memory."""
 READ_BYTES = 512 * 1024
 """How much of the log is read at a time for a consumer that works through a backlog."""
 ORIGINS_BYTES = 16 << 20
@@ -109,6 +111,7 @@ class Storage:
         checkpoint = index.load_checkpoint()
         state = restore(checkpoint) if checkpoint is not None else Projector()
         start = state.next_offset
+        relief = _Relief(index)
 
         def apply(record: Record) -> None:
             event = record.event
@@ -117,6 +120,7 @@ class Storage:
             except _NONSENSE as problem:
                 raise EventNotApplied(record.offset, type(event).__name__, repr(problem)) from problem
             index.note(record.offset, record.time_us, record.base, record.at, event)
+            relief.note(record)
 
         recovery = log.recover(
             start, index.lookup_offset(start), known_synced, apply, index.sealed if checkpoint else None
@@ -269,6 +273,24 @@ class Storage:
             else:
                 end = min(middle, stored.sequence)
         return min(first, find.end)
+
+
+class _Relief:
+    """Commits the index on the way through a replay, where it has noted much: as far as that is known to be durable."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._mark: Mark | None = None
+
+    def note(self, record: Record) -> None:
+        """A record was noted in the index."""
+        mark = self._mark
+        if mark is None:
+            if len(self._index.overlay.delayed) >= DELAYED_MAX and not self._index.failure:
+                self._mark = Mark(record.offset + 1, record.base, record.at, record.identity)
+        elif record.synced >= mark.offset:
+            self._index.commit(mark)
+            self._mark = None
 
 
 class _Origins:
