@@ -57,11 +57,12 @@ class BrokerProcess:
             self._process.terminate()
             self._process.wait()
 
-    def rss_bytes(self) -> int:
-        """Its resident memory without the pages of mapped files, which the system may take back at any time."""
+    def rss_bytes(self, *, mapped: bool = False) -> int:
+        """Its resident memory without the pages of `mapped` files, which the system may take back at any time."""
+        name = "VmRSS:" if mapped else "RssAnon:"
         assert self._process is not None
         for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
         raise RuntimeError("this system does not tell the resident memory of a process")
 

@@ -1,5 +1,6 @@
 """Opening a data folder whose checkpoint is of no use: it is dropped, and the log is replayed from its beginning."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,13 @@ def test_a_batch_whose_messages_died_one_by_one_is_read_once_for_all_of_them(
     assert dead is not None
 
     read: list[int] = []
-    read_one = storage.log.read
+    read_many = storage.log.read_many
 
-    def counted(offset: int) -> Record:
-        read.append(offset)
-        return read_one(offset)
+    def counted(offsets: Sequence[int]) -> Iterator[Record]:
+        read.extend(offsets)
+        return read_many(offsets)
 
-    monkeypatch.setattr(storage.log, "read", counted)
+    monkeypatch.setattr(storage.log, "read_many", counted)
     found = storage.load(Load(dead.id, 0, 1))
     assert [body for one in found for body in one.batch.bodies()] == [
         one for pair in zip(*bodies, strict=True) for one in pair

@@ -97,13 +97,16 @@ class DelayedOverlay:
         """How many operations are kept."""
         return len(self._operations)
 
-    def note(self, offset: int, event: Event) -> None:
-        """Take what record `offset` says of delayed messages."""
+    def note(self, offset: int, event: Event) -> bool:
+        """Take what record `offset` says of delayed messages. Whether some are in it."""
         if isinstance(event, Published | Routed):
             if event.due_us:
                 self._add(offset, (), event.delayed(offset))
+                return True
         elif isinstance(event, TransactionCommitted):
-            self._add(offset, (), event.delayed(offset))
+            if come := event.delayed(offset):
+                self._add(offset, (), come)
+                return True
         elif isinstance(event, Matured):
             self._add(offset, [(event.queue, entry) for entry in event.entries], ())
         elif isinstance(event, Rescheduled | Cancelled):
@@ -112,6 +115,7 @@ class DelayedOverlay:
         elif isinstance(event, QueuePurged) or (isinstance(event, QueueDeleted) and not event.until_us):
             with self._lock:
                 self._floors[event.queue] = offset
+        return False
 
     def _add(self, at: int, gone: Iterable[Waiting], come: Iterable[Waiting]) -> None:
         packed = [_pack(at, queue, entry, came=False) for queue, entry in gone]

@@ -44,6 +44,7 @@ LENGTH_MAX: Final = (1 << 32) - 1
 
 _IDENTITY: Final = struct.Struct("<6Q2IH2B4s")
 _HEADER: Final = struct.Struct("<7Q2IH2B4s")
+_LENGTHS: Final = struct.Struct("<8xQ40x2I3xB")
 _U64: Final = struct.Struct("<Q")
 _FLAGS_AT: Final = 67 - 8
 _checksum = xxhash.xxh3_64_intdigest
@@ -263,6 +264,20 @@ def parse_header(block: memoryview, index: int, log_id: int, base: int, at: int)
         record.identity = checksum
     record.stored_bytes = HEADER_BYTES + facts_bytes + payload_bytes
     return record
+
+
+def skip_to(block: Buffer, index: int, offset: int) -> int:
+    """Where in a block record `offset` stands, going by the lengths of those from `index` on; -1: not in this block.
+
+    Nothing is checked: whoever goes there has to.
+    """
+    unpack, end = _LENGTHS.unpack_from, len(block) - HEADER_BYTES
+    while index <= end:
+        number, facts_bytes, payload_bytes, flags = unpack(block, index)
+        if number >= offset:
+            return index if number == offset else -1
+        index += HEADER_BYTES + facts_bytes + (ERASED_BYTES if flags else payload_bytes)
+    return -1
 
 
 def attach_body(record: Record, block: memoryview, index: int, log_id: int) -> None:

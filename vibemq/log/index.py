@@ -39,7 +39,7 @@ from vibemq.log.delayed import Base, DelayedOverlay, MemoryBase
 from vibemq.log.disk import AnyDisk
 from vibemq.log.frame import Mark, Place
 from vibemq.log.log import Log
-from vibemq.log.reading import MARK_BYTES
+from vibemq.log.reading import DENSE_BYTES, MARK_BYTES
 from vibemq.log.segment import NO_SEAL
 from vibemq.log.tables import DelayedTables, Tables
 
@@ -191,13 +191,13 @@ class Overlay:
 
     def note(self, offset: int, time_us: int, base: int, at: int, event: Event) -> None:
         """See `Index.note`."""
-        if at >= self._next_at or base != self._base:
+        is_delayed = self.delayed.note(offset, event)
+        if at >= self._next_at or base != self._base or (is_delayed and at >= self._next_at - MARK_BYTES + DENSE_BYTES):
             with self._lock:
                 self._noted.places.append((offset, base, at, time_us))
             self._base, self._next_at = base, at + MARK_BYTES
         for queue, lane, sequence, _ in event.arrivals:
             self._note_sequence(offset, queue, lane, sequence, base, at)
-        self.delayed.note(offset, event)
         if isinstance(event, SegmentSealed):
             with self._lock:
                 self._noted.seals.append((offset, event.end, event.seal))

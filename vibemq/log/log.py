@@ -465,6 +465,17 @@ class Log:
             raise BeyondLog(f"record {offset} is not written yet")
         return self.reader.find(offset, place)
 
+    def read_many(self, offsets: Sequence[int]) -> Iterator[Record]:
+        """The records with these offsets, which ascend; cheaper than one by one.
+
+        Raises:
+            BeyondLog: one is not in the log, or not written yet.
+            CorruptLog: damage.
+        """
+        if offsets and offsets[-1] >= self._readable_end:
+            raise BeyondLog(f"record {offsets[-1]} is not written yet")
+        return self.reader.find_many(offsets)
+
     def read_range(self, base: int, at: int, length: int) -> list[Record]:
         """The whole records in `length` bytes from byte `at` of a segment on; the first even when it is longer.
 

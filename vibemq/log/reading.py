@@ -10,7 +10,7 @@ and then reads them once more: they may have been written meanwhile.
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from vibemq.errors import BeyondLog, CorruptLog
@@ -23,6 +23,10 @@ from vibemq.log.segment import SEGMENT_HEADER_BYTES, Walk, list_bases, segment_n
 
 MARK_BYTES: Final = 64 << 10
 """A place is remembered for each so many bytes of log."""
+DENSE_BYTES: Final = 4 << 10
+"""Where messages are likely to be read one by one, a place is remembered for each so many."""
+NEAR_BYTES: Final = 16 << 10
+"""What is read to find one record behind a place."""
 PLACES_MAX: Final = 1 << 16
 FOREVER: Final = (1 << 64) - 1
 
@@ -114,7 +118,9 @@ class Reader:
         Raises:
             BeyondLog: the log begins later.
         """
-        bases = list_bases(self._disk)
+        return self._floor(list_bases(self._disk), offset)
+
+    def _floor(self, bases: list[int], offset: int) -> Place:
         found = bisect_right(bases, offset) - 1
         if found < 0:
             raise BeyondLog(
@@ -183,6 +189,36 @@ class Reader:
         for record in self.scan(offset, offset + 1, complete=False):
             return record
         raise BeyondLog(f"record {offset} is not in the log")
+
+    def find_many(self, offsets: Iterable[int]) -> Iterator[Record]:
+        """The records with these offsets, in their order: what lies between ascending ones is passed over unread.
+
+        Raises:
+            BeyondLog: there is no such record.
+            CorruptLog: damage on the way.
+        """
+        bases, block, at, index = list_bases(self._disk), b"", Place(0, -1, 0), 0
+        for offset in offsets:
+            index = frame.skip_to(block, index, offset)
+            if index < 0:
+                at, index = self._floor(bases, offset), 0
+                file = self._disk.open_read(segment_name(at.base))
+                try:
+                    block = file.pread(NEAR_BYTES, at.at)
+                finally:
+                    file.close()
+                index = frame.skip_to(block, 0, offset)
+            record: Record | int | None = None
+            if index >= 0:
+                try:
+                    record = frame.parse(memoryview(block), index, self._log_id, at.base, at.at + index)
+                except Damage:
+                    record = None  # the other way tells what it is
+            if isinstance(record, Record) and record.offset == offset:
+                yield record
+            else:
+                block, index = b"", 0
+                yield self.find(offset)
 
     def find_sequence(self, place: Place, queue: int, lane: int, sequence: int, end: int = FOREVER) -> Record:
         """The record that made a message of a queue's lane ready, from the nearest place before it.

@@ -1,7 +1,7 @@
 """The log and its index under one roof: opened and replayed at the start, read from when a batch is not in memory."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +34,11 @@ READ_BYTES = 512 * 1024
 """How much of the log is read at a time for a consumer that works through a backlog."""
 ORIGINS_BYTES = 16 << 20
 """Batches of dead letters that one load keeps at hand, to read each of them once."""
+
+FETCHED_MAX = 256
+"""Records of such batches that are looked for together ..."""
+FETCHED_BYTES = 4 << 20
+"""... and what they may have, but for the last of them."""
 
 Progress = Callable[[int, int], None]
 """Called with the number of segments replayed, and how many there are."""
@@ -215,9 +220,11 @@ class Storage:
         sequence: int,
         origins: "_Origins",
     ) -> Iterator[StoredBatch]:
-        for offset, start, count in event.refs:
+        refs = event.refs
+        for number, (offset, start, count) in enumerate(refs):
             index, end, sequence = start, start + count, sequence + count
             while sequence > load.sequence and index < end:
+                origins.fetch(refs, number)
                 whole, first, time_us = origins.read(offset, index)
                 # A transaction has several batches: messages of it that follow each other may be of two.
                 cut = min(end, first + whole.count) - index
@@ -301,6 +308,17 @@ class _Origins:
         self._known: dict[int, tuple[list[int], list[Batch], int]] = {}
         self._bytes = 0
 
+    def fetch(self, refs: Sequence[tuple[int, int, int]], number: int) -> None:
+        """Read what a ref needs, and while at it what the next ones do, in the order of the log."""
+        if refs[number][0] in self._known:
+            return
+        wanted = sorted({offset for offset, _, _ in refs[number : number + FETCHED_MAX]}.difference(self._known))
+        size = 0
+        for record in self._log.read_many(wanted):
+            size += self._keep(record)
+            if size > FETCHED_BYTES:
+                return
+
     def part(self, offset: int, index: int, count: int) -> tuple[Batch, int]:
         """Messages of one batch of that record, and its time."""
         whole, first, time_us = self.read(offset, index)
@@ -308,19 +326,23 @@ class _Origins:
 
     def read(self, offset: int, index: int) -> tuple[Batch, int, int]:
         """The batch of that record that holds message `index`, the index of its first message, and its time."""
-        found = self._known.get(offset)
-        if found is None:
-            record = self._log.read(offset)
-            its_own = list(sections(record.event))
-            batches = [section.batch(record.payload) for section in its_own]
-            found = self._known[offset] = [section.index for section in its_own], batches, record.time_us
-            self._bytes += _bytes(batches)
-            while self._bytes > ORIGINS_BYTES and len(self._known) > 1:
-                _, oldest, _ = self._known.pop(next(iter(self._known)))
-                self._bytes -= _bytes(oldest)
+        if offset not in self._known:
+            self._keep(self._log.read(offset))
+        found = self._known[offset]
         indices, batches, time_us = found
         at = bisect_right(indices, index) - 1
         return batches[at], indices[at], time_us
+
+    def _keep(self, record: Record) -> int:
+        its_own = list(sections(record.event))
+        batches = [section.batch(record.payload) for section in its_own]
+        self._known[record.offset] = [section.index for section in its_own], batches, record.time_us
+        size = _bytes(batches)
+        self._bytes += size
+        while self._bytes > ORIGINS_BYTES and len(self._known) > 1:
+            _, oldest, _ = self._known.pop(next(iter(self._known)))
+            self._bytes -= _bytes(oldest)
+        return size
 
 
 def _bytes(batches: list[Batch]) -> int:
