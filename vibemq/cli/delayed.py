@@ -46,7 +46,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each.")
 @broker_options
 def list_delayed(broker: Broker, queue: str, count: int | None, as_json: bool) -> None:
-    """List the messages of QUEUE that wait for their time, the first due first."""
+    """List the delayed messages of QUEUE, the first due first."""
     rows: list[list[object]] = []
 
     async def show(client: vibemq.Client) -> None:
@@ -86,7 +86,7 @@ def _facts(one: DelayedMessage) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print it as a JSON line.")
 @broker_options
 def show(broker: Broker, queue: str, message_id: str, as_json: bool) -> None:
-    """Show one message of QUEUE that waits for its time, with headers and body."""
+    """Show one delayed message of QUEUE, with headers and body."""
     found = broker.run("delayed show", lambda client: client.show_delayed(queue, message_id))
     if as_json:
         print_json([_facts(found) | body_fields(found.body) | {"headers": found.headers}])
@@ -110,7 +110,7 @@ def show(broker: Broker, queue: str, message_id: str, as_json: bool) -> None:
 @_json
 @broker_options
 def cancel(broker: Broker, queue: str, ids: tuple[str, ...], all_of_them: bool, yes: bool, as_json: bool) -> None:
-    """Take messages of QUEUE back that wait for their time. They are gone."""
+    """Take delayed messages of QUEUE back. They are gone."""
     _check_which(ids, all_of_them=all_of_them)
     if all_of_them:
         ask(f"Take back all messages in {queue!r} that wait for their time?", yes=yes)

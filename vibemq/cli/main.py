@@ -24,11 +24,11 @@ COMMANDS: Final = {
     "request": "Ask whoever consumes a queue, and print the reply.",
     "queue": "List, declare, show, change, bind and delete queues.",
     "group": "List, move and delete the groups of a queue.",
-    "delayed": "List, show, cancel and reschedule messages that wait for their time.",
+    "delayed": "List, show, cancel and reschedule delayed messages.",
     "dlq": "List, show, redrive and purge dead letters.",
     "schedule": "Set, list, show, pause, resume and delete schedules.",
     "bench": "Put load on a running broker and measure it.",
-    "replay": "Rebuild the state from the log, and compare it with the checkpoint.",
+    "replay": "Rebuild the state from the log; check the checkpoint.",
     "verify": "Check every record, link and seal of the log.",
     "audit": "Show who did what: the events of the log.",
 }

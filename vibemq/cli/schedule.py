@@ -81,7 +81,9 @@ def set_schedule(
     as_json: bool,
     **options: Any,  # noqa: ANN401 - the arguments of set_schedule
 ) -> None:
-    """Make the schedule NAME, or change it: publish PAYLOAD (by default nothing) to QUEUE.
+    """Make the schedule NAME, or change it.
+
+    It publishes PAYLOAD (by default nothing) to QUEUE, again and again.
 
     What is not said is as it is by default, also where the schedule was there. One that is said again in the same words
     goes on as if nothing was said. Another message alone changes none of its times; a paused one stays paused.
@@ -105,7 +107,10 @@ def set_schedule(
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON line for each schedule, without its message.")
 @broker_options
 def list_schedules(broker: Broker, as_json: bool) -> None:
-    """List all schedules: when they publish, where to, when next, and how it went so far."""
+    """List all schedules.
+
+    When they publish, where to, when next, and how it went so far.
+    """
     found = broker.run("schedule list", lambda client: client.schedules())
     if as_json:
         print_json(_fields(one, whole=False) for one in found)
