@@ -191,7 +191,7 @@ class Queue:
         self.known = known
 
 
-@given(st.lists(st.sampled_from("abcd-"), min_size=1, max_size=20), st.integers(0, 25))
+@given(st.lists(st.sampled_from("abcdefg-"), min_size=4, max_size=20), st.integers(0, 8))
 @settings(max_examples=25, deadline=None)
 def test_ids_stay_with_their_messages_when_a_batch_is_sent_in_parts(ids: list[str], room: int) -> None:
     """Up to the first that finds no room each call has the answer that it would have had alone."""

@@ -139,6 +139,29 @@ def test_an_empty_transaction_sends_nothing_and_one_of_acks_alone_is_fine() -> N
     with_client(test)
 
 
+def test_what_was_acked_in_a_transaction_is_not_held_any_more() -> None:
+    """So a pull that is cancelled may give up the subscription, and the next one waits for nobody."""
+
+    async def test(broker: FakeBroker, client: Client) -> None:
+        messages = await pulled(broker, client, b"a", b"b")
+        tx = client.transaction()
+        tx.ack_all(messages)
+        call = await committing(tx)
+        connection, commit = await broker.next(m.Commit)
+        committed(connection, commit)
+        await call
+        pull = asyncio.create_task(client.pull("in", wait=5))
+        await broker.next(m.Credit)
+        pull.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pull
+        await until(lambda: bool(sent(connection, m.Unsubscribe)))
+        assert [message.body for message in await pulled(broker, client, b"c")] == [b"c"]
+        assert broker.subscriptions == 2
+
+    with_client(test)
+
+
 def test_an_exception_rolls_back_and_what_was_acked_is_held_as_before() -> None:
     async def test(broker: FakeBroker, client: Client) -> None:
         (message,) = await pulled(broker, client, b"a")
@@ -357,6 +380,9 @@ def test_of_several_queues_any_may_be_the_one_that_blocks() -> None:
         assert commit.epoch == 2
         committed(connection, commit)
         assert len(await call) == 2
+        connection.send(m.Unblocked(queue="a"), m.Unblocked(queue="b"))  # nothing waits for them any more
+        await settle_loop()
+        assert broker.idle
 
     with_client(test)
 

@@ -508,7 +508,6 @@ class Transaction:
                 if self._connects == self._publisher.stats.connects:
                     raise
                 # It was of a connection that is gone: so it was not carried out, and never will be.
-                self._outgoing = None
                 self._begin()
 
     def _acks(self) -> list[m.TransactionAck]:
