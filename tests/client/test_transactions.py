@@ -383,6 +383,7 @@ def test_of_several_queues_any_may_be_the_one_that_blocks() -> None:
         connection.send(m.Unblocked(queue="a"), m.Unblocked(queue="b"))  # nothing waits for them any more
         await settle_loop()
         assert broker.idle
+        assert client.stats.connects == 2
 
     with_client(test)
 
