@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from random import Random
 
+import msgspec
+
 from tests.fuzz.target import Target
 from tests.protocol import strategies
 from tests.protocol.examples import BATCH, COMMANDS, KEYED, REPLIES
@@ -10,17 +12,20 @@ from vibemq import events as e
 from vibemq.batch import TTL_MS_MAX, Batch, pack
 from vibemq.declaration import QueueSettings
 from vibemq.errors import InvalidRequest, RequestError, VibeMQError
+from vibemq.log.delayed import DelayedOverlay, MemoryBase
 from vibemq.projections.projector import Projector
 from vibemq.protocol import binary, json_lines
 from vibemq.protocol import messages as m
 from vibemq.protocol.frames import HEAD, PREFACE, Kind
+from vibemq.protocol.keys import dedup_hash
 from vibemq.protocol.session import ClientSession, ServerSession, State
 from vibemq.server.broker import Broker
 from vibemq.server.commands import COMMANDS as CALLS
-from vibemq.server.effects import Find
+from vibemq.server.effects import DelayedOf, DueAfter, Find, Recall
 from vibemq.server.limits import Limits
 from vibemq.server.publishing import Publish
 from vibemq.server.queue_settings import QueueDefaults
+from vibemq.server.transactions import Commit
 
 FRAME_BYTES_MAX = 4096
 HELLO = PREFACE + b"".join(binary.encode_command(m.Hello()))
@@ -202,21 +207,22 @@ def _noted() -> tuple[Broker, list[tuple[e.Event, int]]]:
 def _carry_out(broker: Broker, connection: int, command: m.Command | m.Refused) -> None:
     try:
         if isinstance(command, m.Publish):
-            broker.publishing.publish(
-                Publish(
-                    connection,
-                    command.request,
-                    command.queue,
-                    command.sequence,
-                    command.batch,
-                    command.oldest,
-                    command.to_topic,
-                )
+            broker.publishing.publish(_publish(connection, command))
+        elif isinstance(command, m.Commit):
+            publishes = [_publish(connection, one) for one in command.publishes]
+            acks = [(ack.subscription, ack.deliveries) for ack in command.acks]
+            epoch = (connection << 32) + command.epoch % 8  # else it would hardly ever be one that was begun
+            broker.transactions.commit(
+                Commit(connection, command.request, epoch, command.sequence, publishes, acks, command.oldest)
             )
         elif (call := CALLS.get(type(command))) is not None:
             call(broker, connection, command)
     except RequestError:
         pass
+
+
+def _publish(connection: int, command: m.Publish) -> Publish:
+    return Publish(connection, *msgspec.structs.astuple(command))
 
 
 def _turn(broker: Broker, log: list[tuple[e.Event, int]]) -> None:
@@ -227,10 +233,21 @@ def _turn(broker: Broker, log: list[tuple[e.Event, int]]) -> None:
         assert effect.after <= journal.next_offset
     journal.records.clear()
     journal.effects.clear()
+    waiting = DelayedOverlay()
+    for offset, (event, _) in enumerate(log):
+        waiting.note(offset, event)
     loads, journal.loads = journal.loads, []
-    for load in loads:  # messages are not kept here: what was asked for stays away
+    for load in loads:  # messages are not kept here: what was asked for of them stays away
         if isinstance(load, Find):
             broker.found(load, load.first)
+        elif isinstance(load, DueAfter):
+            broker.found(load, waiting.after(MemoryBase(), load.after, load.until_us, load.most, load.without))
+        elif isinstance(load, DelayedOf):
+            found = waiting.of_records(MemoryBase(), load.queue, load.offsets)
+            lengths = ((entry, (entry[4], *[0] * (entry[3] - 1))) for _, entry in found)  # they add up
+            broker.found(load, list(lengths))
+        elif isinstance(load, Recall):
+            broker.transactions.recalled(load, log[load.offset][0])
 
 
 def _lines() -> list[bytes]:
@@ -295,8 +312,38 @@ def _request_seeds() -> list[bytes]:
         m.Delete(request=13, queue="q", grace_ms=0),
         m.Digest(request=14),
     )
+    ids = dedup_hash("a") + dedup_hash("b")
+    timed: tuple[m.Command, ...] = (
+        m.Publish(1, "q", 1, BATCH, delay_ms=1_500),
+        m.Publish(2, "q", 3, BATCH, due_us=START_US + 9_000_000, dedup=ids),
+        m.Publish(3, "q", 5, BATCH, dedup=ids),
+        m.Bind(request=4, queue="q", pattern="a.#"),
+        m.Publish(5, "a.b", 7, KEYED, to_topic=True, delay_ms=1_000),
+        m.ListDelayed(request=6, queue="q"),
+        *(m.CancelDelayed(request=7, queue="q", ids=(f"{offset}-0",)) for offset in (2, 3, 4)),
+        *(m.Reschedule(request=8, queue="q", ids=(f"{offset}-1",), delay_ms=1) for offset in (2, 3, 4)),
+        m.Subscribe(request=9, queue="q", messages=10, bytes=1000),
+        m.SetSchedule(request=10, name="s", queue="q", body=b"x", every_ms=1_000, times=3),
+        m.PauseSchedule(request=11, name="s"),
+        m.PauseSchedule(request=12, name="s", paused=False),
+        m.ListSchedules(request=13),
+        m.Begin(request=14),
+        m.Commit(
+            15,
+            1,
+            9,
+            (m.Publish(0, "q", 0, BATCH), m.Publish(0, "r", 0, BATCH, delay_ms=1, dedup=ids)),
+            (m.TransactionAck(1, ((1, 2),)),),
+        ),
+        m.Begin(request=16),
+        m.Commit(17, 2, 9, (m.Publish(0, "a.b", 0, KEYED, to_topic=True),), ()),
+        m.Rollback(request=18, epoch=2),
+        m.Purge(request=19, queue="q"),
+        m.DeleteSchedule(request=20, name="s"),
+        m.Digest(request=21),
+    )
     modes = (0, 8, 9, 15, 28, 31)
-    return [bytes([mode]) + _stream(ask, as_json=bool(mode & 1)) for ask in (work, groups) for mode in modes]
+    return [bytes([mode]) + _stream(ask, as_json=bool(mode & 1)) for ask in (work, groups, timed) for mode in modes]
 
 
 def _stream(ask: Sequence[m.Command], *, as_json: bool) -> bytes:
@@ -304,8 +351,19 @@ def _stream(ask: Sequence[m.Command], *, as_json: bool) -> bytes:
         return b"".join(b"".join(binary.encode_command(one)) for one in ask)
     plain = _lines()[0] + b"\n"
     return b"".join(
-        plain if isinstance(one, m.Publish) and one.batch is BATCH else strategies.json_line(one) for one in ask
+        plain if isinstance(one, m.Publish) and one == m.Publish(one.request, "q", one.sequence, BATCH) else line
+        for one, line in zip(ask, map(_json_line, ask), strict=True)
     )
+
+
+def _json_line(command: m.Command) -> bytes:
+    """The line of a command; dedup ids that no strategy knows are left out."""
+    if isinstance(command, m.Publish):
+        command = msgspec.structs.replace(command, dedup=b"")
+    elif isinstance(command, m.Commit):
+        publishes = tuple(msgspec.structs.replace(one, dedup=b"") for one in command.publishes)
+        command = msgspec.structs.replace(command, publishes=publishes)
+    return strategies.json_line(command)
 
 
 def _batches() -> list[bytes]:
