@@ -228,26 +228,38 @@ def _publish(connection: int, command: m.Publish) -> Publish:
 def _turn(broker: Broker, log: list[tuple[e.Event, int]]) -> None:
     journal = broker.journal
     broker.tick()
+    _take(broker, log)
+    while journal.loads:
+        loads, journal.loads = journal.loads, []
+        waiting = DelayedOverlay()
+        for offset, (event, _) in enumerate(log):
+            waiting.note(offset, event)
+        for load in loads:
+            _answer(broker, log, waiting, load)
+        _take(broker, log)
+
+
+def _take(broker: Broker, log: list[tuple[e.Event, int]]) -> None:
+    journal = broker.journal
     log += [(record.event, record.time_us) for record in journal.records]
     for effect in journal.effects:
         assert effect.after <= journal.next_offset
     journal.records.clear()
     journal.effects.clear()
-    waiting = DelayedOverlay()
-    for offset, (event, _) in enumerate(log):
-        waiting.note(offset, event)
-    loads, journal.loads = journal.loads, []
-    for load in loads:  # messages are not kept here: what was asked for of them stays away
-        if isinstance(load, Find):
-            broker.found(load, load.first)
-        elif isinstance(load, DueAfter):
-            broker.found(load, waiting.after(MemoryBase(), load.after, load.until_us, load.most, load.without))
-        elif isinstance(load, DelayedOf):
-            found = waiting.of_records(MemoryBase(), load.queue, load.offsets)
-            lengths = ((entry, (entry[4], *[0] * (entry[3] - 1))) for _, entry in found)  # they add up
-            broker.found(load, list(lengths))
-        elif isinstance(load, Recall):
-            broker.transactions.recalled(load, log[load.offset][0])
+
+
+def _answer(broker: Broker, log: list[tuple[e.Event, int]], waiting: DelayedOverlay, load: object) -> None:
+    """Tell what was asked for, but for messages: these are not kept here, and stay away."""
+    if isinstance(load, Find):
+        broker.found(load, load.first)
+    elif isinstance(load, DueAfter):
+        broker.found(load, waiting.after(MemoryBase(), load.after, load.until_us, load.most, load.without))
+    elif isinstance(load, DelayedOf):
+        found = waiting.of_records(MemoryBase(), load.queue, load.offsets)
+        lengths = ((entry, (entry[4], *[0] * (entry[3] - 1))) for _, entry in found)  # they add up
+        broker.found(load, list(lengths))
+    elif isinstance(load, Recall):
+        broker.transactions.recalled(load, log[load.offset][0])
 
 
 def _lines() -> list[bytes]:
