@@ -15,6 +15,7 @@ import pytest
 from vibemq import events as e
 from vibemq.declaration import Misfire, Mode, QueueSettings, ScheduleSpec
 from vibemq.projections import part as parts
+from vibemq.projections.delayed import hash_of
 from vibemq.projections.part import Part
 from vibemq.projections.projector import Projector
 
@@ -491,7 +492,53 @@ def test_schedules_as_their_history_left_them() -> None:
     assert [queue.timed for queue in replayed(*SCHEDULES).queues.values()] == [True, False]
 
 
-every_history = pytest.mark.parametrize("history", [HISTORY, MODERN, SCHEDULES], ids=["busy", "modern", "schedules"])
+DUE_US: Final = 50 * SECOND_US
+DELAYED: Final[tuple[e.Event, ...]] = (
+    e.BrokerStarted("0.3.0", clean=True, wall_us=0),
+    e.QueueDeclared(1, "later", QueueSettings(), 0),
+    e.QueueDeclared(2, "too", QueueSettings(mode=Mode.FAN_OUT), 0),
+    e.Published(1, 0, 0, 5, 50, 7, 1, 1, timed=True, due_us=DUE_US),
+    e.Routed("a", ((1, 0, 0), (2, 0, 0)), 2, 20, 7, 6, 1, due_us=DUE_US),
+    e.TransactionCommitted(
+        (e.Published(1, 0, 1, 1, 10, 0, 0, 1), e.Published(1, 0, 0, 3, 30, 0, 0, 1, due_us=DUE_US)),
+        (e.Routed("a", ((2, 0, 0),), 1, 10, 0, 0, 1, due_us=DUE_US),),
+        (),
+        (20, 40, 20),
+        9,
+        7,
+        8,
+        1,
+    ),
+    e.Rescheduled(
+        1,
+        ((DUE_US, 3, 0, 5, 50, 0),),
+        ((DUE_US, 3, 0, 1, 10, 0), (LATER_US, 3, 1, 2, 20, 0), (DUE_US, 3, 3, 2, 20, 0)),
+        1,
+    ),
+    e.Cancelled(1, ((LATER_US, 3, 1, 2, 20, 0),), ((LATER_US, 3, 2, 1, 10, 0),), 1),
+    e.Matured(1, 0, 2, ((DUE_US, 3, 0, 1, 10, 0), (DUE_US, 5, 1, 3, 30, 0)), 40),
+    e.QueuePurged(2, 3, 30, 1, ()),
+    e.BrokerStopped("asked to"),
+)
+
+
+def test_the_state_of_queues_with_delayed_messages() -> None:
+    state = replayed(*DELAYED)
+    later, too = state.queues[1].delayed, state.queues[2].delayed
+    left = ((DUE_US, 3, 3, 2, 20, 0), (DUE_US, 4, 0, 2, 20, 0), (LATER_US, 3, 2, 1, 10, 0))
+    assert (later.count, later.bytes, later.floor) == (5, 50, 0)
+    assert later.sum == sum(map(hash_of, left)) % (1 << 64)
+    assert too.snapshot() == [0, 0, 0, 9]
+    assert state.queues[1].next == {0: 6}
+    assert state.queues[1].filled == 10
+    before = replayed(*DELAYED, end=9).queues[2].delayed
+    assert before.sum == sum(map(hash_of, ((DUE_US, 4, 0, 2, 20, 0), (DUE_US, 5, 4, 1, 10, 0)))) % (1 << 64)
+    assert state.queues[1].timed
+
+
+every_history = pytest.mark.parametrize(
+    "history", [HISTORY, MODERN, SCHEDULES, DELAYED], ids=["busy", "modern", "schedules", "delayed"]
+)
 
 
 @every_history
@@ -518,4 +565,4 @@ def test_parts_that_were_saved_one_after_the_other_meet_again(history: tuple[e.E
 
 
 def test_the_histories_have_every_kind_of_event() -> None:
-    assert {event.TAG for event in (*HISTORY, *MODERN, *SCHEDULES)} == e.CATALOGUE.keys()
+    assert {event.TAG for event in (*HISTORY, *MODERN, *SCHEDULES, *DELAYED)} == e.CATALOGUE.keys()
