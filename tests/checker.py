@@ -25,6 +25,8 @@ At the end of the history the queues were drained: what is not settled by then i
     astray         delivered from a queue that it never came to
     risen          a copy that was delivered after its ack was confirmed
     returned       delivered from a queue that is gone
+    recalled       delivered after it was taken back
+    torn           a transaction of which some messages are there and others are not
     unflagged      delivered again from the same place and not flagged as redelivered
     overtaken      first deliveries that must come in order, and did not
     stored twice   one publish has become two messages
@@ -103,6 +105,12 @@ class Loss(NamedTuple):
     of: str = ""
 
 
+class Together(NamedTuple):
+    """What a transaction publishes: all of it, or nothing."""
+
+    names: tuple[Name, ...]
+
+
 @dataclass
 class History:
     """What all clients noted together."""
@@ -118,6 +126,14 @@ class History:
     """None: a copy of each confirmed message, of nobody in particular."""
     excused: dict[Copy, str] = field(default_factory=dict)
     """And why."""
+    together: list["Together"] = field(default_factory=list)
+    """Transactions that were tried."""
+    stored: set[Name] = field(default_factory=set)
+    """Messages that are known to be stored, beside those that were delivered."""
+    left_out: set[Name] = field(default_factory=set)
+    """Messages that were not stored where others of their batch or transaction were: a queue was full, or had them."""
+    taken_back: dict[tuple[Name, str], float] = field(default_factory=dict)
+    """(message, whose copy), and when the broker said that it will not be delivered any more."""
     gone: dict[str, float] = field(default_factory=dict)
     """Queues, and when the broker said that they are gone for good."""
     queues: dict[Name, set[str]] = field(default_factory=dict)
@@ -146,6 +162,8 @@ class Verdict:
     astray: list[Delivery]
     risen: list[Delivery]
     returned: list[Delivery]
+    recalled: list[Delivery]
+    torn: list[Together]
     unflagged: list[Delivery]
     overtaken: list[Delivery]
     stored_twice: list[Name]
@@ -169,6 +187,8 @@ class Verdict:
             ("delivered from a queue that they never came to", self.astray),
             ("delivered after a confirmed ack", self.risen),
             ("delivered from a queue that is gone", self.returned),
+            ("delivered after they were taken back", self.recalled),
+            ("transactions of which a part is there", self.torn),
             ("delivered again without the redelivered flag", self.unflagged),
             ("delivered for the first time after later ones", self.overtaken),
             ("stored twice", self.stored_twice),
@@ -209,6 +229,8 @@ def check(history: History) -> Verdict:
         astray=[one for one in history.delivered if one.queue not in history.queues.get(one.name, {one.queue})],
         risen=[one for one in history.delivered if one.since > history.acked.get(one.copy, never)],
         returned=[one for one in history.delivered if one.since > history.gone.get(one.queue, never)],
+        recalled=[one for one in history.delivered if one.since > _taken_back(history, one, never)],
+        torn=[one for one in history.together if _is_torn(one, seen | history.stored, history.left_out)],
         unflagged=[one for several in by_place.values() for one in _unflagged(several)],
         overtaken=list(_overtaken(history.delivered)),
         stored_twice=[name for name, called in ids.items() if len(called) > 1],
@@ -220,6 +242,18 @@ def check(history: History) -> Verdict:
         delivered=len(seen),
         acked=len(history.acked),
     )
+
+
+def _taken_back(history: History, one: Delivery, never: float) -> float:
+    """When a copy was taken back; of a queue with groups each of them has one."""
+    if not history.taken_back:
+        return never
+    return history.taken_back.get((one.name, one.of.partition("/")[0]), never)
+
+
+def _is_torn(one: Together, there: set[Name], left_out: set[Name]) -> bool:
+    found = there.intersection(one.names)
+    return bool(found) and not (found | left_out).issuperset(one.names)
 
 
 def _losses(history: History, seen: set[Copy]) -> Iterator[Loss]:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.checker import Copy, Delivery, History, Name, Place, check
+from tests.checker import Copy, Delivery, History, Name, Place, Together, check
 
 COUNT = 10
 
@@ -182,6 +182,31 @@ def test_a_message_that_was_said_not_to_be_stored_is_found() -> None:
     assert [one.name for one in check(history).impossible] == [name(3)]
     assert len(check(history).faults()) == 1
     assert check(without(history, 3)).lost[0].name == name(3), "and confirmed all the same"
+
+
+def test_a_transaction_of_which_a_part_is_there_is_found() -> None:
+    history = without(good(), 4)
+    history.confirmed -= {name(3), name(4), name(5)}
+    history.together += [Together((name(3), name(4), name(5))), Together((name(0), name(1)))]
+    assert check(history).torn == [Together((name(3), name(4), name(5)))]
+    history.left_out.add(name(4))
+    assert check(history).torn == []
+    history = without(good(), 3, 4, 5)
+    history.confirmed -= {name(3), name(4), name(5)}
+    history.together.append(Together((name(3), name(4), name(5))))
+    assert check(history).torn == []
+    history.stored.add(name(5))
+    assert len(check(history).torn) == 1
+
+
+def test_a_delivery_of_what_was_taken_back_is_found_where_it_was_taken_back() -> None:
+    history = History(attempted={name(1)})
+    history.taken_back[name(1), "q"] = 5.0
+    for of in ("q", "q/g@7", "other", "other>q/g@7"):
+        history.delivered.append(delivery(1, 6.0)._replace(of=of, place=of))
+    assert [one.of for one in check(history).recalled] == ["q", "q/g@7"]
+    history.taken_back[name(1), "q"] = 7.0
+    assert check(history).recalled == []
 
 
 def groups() -> History:

@@ -8,174 +8,19 @@ broker was right to decide so is the business of `rules`.
 The book remembers every event. After a crash it forgets those that the log has lost, and adds up the others again.
 """
 
-from bisect import bisect_left, insort
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 from tests.checker import Copy, Name, Violation
+from tests.sim.contents import Dead, Entry, Group, Queue, Told, Where, wheres
+from tests.sim.dedup import DedupBook
+from tests.sim.delayed import DelayedBook
 from tests.sim.mail import Message
+from tests.sim.schedules import ScheduleBook
+from tests.sim.transactions import parts_of
 from vibemq import events as e
 from vibemq.declaration import Mode, QueueSettings
 from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE, DeadReason, Spans
-
-Where: TypeAlias = tuple[int, int]
-"""A lane, and a sequence in it."""
-
-
-class Dead(NamedTuple):
-    """Why an entry is in a dead-letter queue, and where it came from."""
-
-    queue: int
-    lane: int
-    reason: int
-    attempts: int
-    error: str
-    time_us: int
-
-
-class Entry:
-    """A message in a queue. `of` is whose copy it is, as the checker has it; a copy that moves keeps that."""
-
-    __slots__ = ("dead", "message", "of", "ready_us")
-
-    def __init__(self, message: Message, ready_us: int, of: str, dead: Dead | None = None) -> None:
-        """It is ready since then."""
-        self.message, self.ready_us, self.of, self.dead = message, ready_us, of, dead
-
-
-class Group:
-    """A group: where its entries are."""
-
-    def __init__(self, number: int, name: str, of: str, *, ephemeral: bool) -> None:
-        """Nothing has come to it. `of` begins the names of its copies; empty where the queue has no groups."""
-        self.id, self.name, self.of, self.ephemeral = number, name, of, ephemeral
-        self.ready: dict[int, list[int]] = {}
-        """Lane -> sequences, ascending."""
-        self.held: dict[Where, int] = {}
-        """-> the subscription."""
-        self.waiting: dict[Where, int] = {}
-        """-> when it is ready, in us."""
-        self.failed: Counter[Where] = Counter()
-        """Attempts that failed since it came here."""
-        self.former: Counter[Where] = Counter()
-        """And in lives before, of what was redriven while the group was there, and not sent back since."""
-        self.consumers: list[int] = []
-        self.idle_since_us = 0
-
-    @property
-    def ready_count(self) -> int:
-        """How many are ready."""
-        return sum(map(len, self.ready.values()))
-
-    @property
-    def length(self) -> int:
-        """How many are not settled."""
-        return self.ready_count + len(self.held) + len(self.waiting)
-
-    def attempts(self, where: Where) -> int:
-        """How many attempts failed, in all lives."""
-        return self.former[where] + self.failed[where]
-
-    def forget(self, where: Where) -> None:
-        """It is here no more."""
-        self.failed.pop(where, None)
-        self.former.pop(where, None)
-
-    def lanes(self) -> list[int]:
-        """The lanes in which something is ready, highest first."""
-        return sorted((lane for lane, sequences in self.ready.items() if sequences), reverse=True)
-
-    def add(self, where: Where) -> None:
-        """It is ready now."""
-        lane, sequence = where
-        insort(self.ready.setdefault(lane, []), sequence)
-
-    def take(self, where: Where, why: str) -> None:
-        """It is ready no more."""
-        lane, sequence = where
-        sequences = self.ready.get(lane, [])
-        at = bisect_left(sequences, sequence)
-        if at == len(sequences) or sequences[at] != sequence:
-            raise Violation(f"message {sequence} of lane {lane} is {why}, and was not ready in group {self.name!r}")
-        del sequences[at]
-
-    def unsettled(self) -> Iterator[Where]:
-        """All that is there."""
-        yield from ((lane, sequence) for lane, sequences in self.ready.items() for sequence in sequences)
-        yield from self.held
-        yield from self.waiting
-
-
-class Queue:
-    """A queue: its entries, also those that are settled, and its groups."""
-
-    def __init__(self, event: e.QueueDeclared) -> None:
-        """Nothing has come to it."""
-        self.id, self.name, self.settings = event.queue, event.name, event.settings
-        self.lanes: dict[int, list[Entry]] = {DEFAULT_LANE: []}
-        self.floor = 1
-        self.patterns: set[str] = set()
-        self.deleted_until_us = self.deleted_at = 0
-        self.has_dead = False
-        self.groups: dict[int, Group] = {}
-        if not self.settings.mode.has_groups:
-            self.groups[DEFAULT_GROUP] = Group(DEFAULT_GROUP, "", "", ephemeral=False)
-
-    def keeps_dead(self) -> None:
-        """Dead letters came. Where a queue fans out, nobody could say when one is done with."""
-        self.has_dead = not self.settings.mode.has_groups
-
-    def next(self, lane: int = DEFAULT_LANE) -> int:
-        """The sequence of the next message of a lane."""
-        return len(self.lanes.get(lane, ())) + 1
-
-    def entry(self, where: Where) -> Entry:
-        """What is there."""
-        return self.lanes[where[0]][where[1] - 1]
-
-    def of(self, group: Group, entry: Entry) -> str:
-        """Whose copy of an entry a group has."""
-        return f"{entry.of}>{group.of}" if group.of and entry.of else group.of or entry.of
-
-    @property
-    def length(self) -> int:
-        """Messages that are not settled, of the group that is furthest behind."""
-        return max((group.length for group in self.groups.values()), default=0)
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of those."""
-        group = max(self.groups.values(), key=lambda group: group.length, default=None)
-        return 0 if group is None else self.bytes_of(group)
-
-    def bytes_of(self, group: Group) -> int:
-        """The bytes of what is not settled in a group; of a named one they are an estimate, as the broker promises."""
-        if group.of:
-            return self.bytes_with(group.length)
-        return sum(self.entry(where).message.size for where in group.unsettled())
-
-    def bytes_with(self, length: int) -> int:
-        """The bytes of so many messages of the average size."""
-        lane = self.lanes[DEFAULT_LANE]
-        return length * sum(entry.message.size for entry in lane) // max(1, len(lane))
-
-    def named(self, name: str) -> Group | None:
-        """The group of that name."""
-        return next((group for group in self.groups.values() if group.name == name), None)
-
-
-def wheres(spans: Iterable[e.Span]) -> list[Where]:
-    """Each message of the spans."""
-    return [(lane, sequence) for lane, start, end in spans for sequence in range(start, end)]
-
-
-class Told(NamedTuple):
-    """An event that happened."""
-
-    event: e.Event
-    time_us: int
-    messages: tuple[Message, ...]
 
 
 class Book:
@@ -192,14 +37,15 @@ class Book:
         self.messages: dict[str, Message] = {}
         """By id."""
         self.ids: dict[Name, str] = {}
-        self.sequences: dict[int, int] = {}
-        """Offset of a publish -> the sequence of its first message; 0 where it went to a topic."""
+        self.answers: dict[tuple[int, bool, int], tuple[int, int]] = {}
+        """(record, whether to a topic, which of these) -> index and sequence of the first message of a publish."""
         self.came_to: dict[Name, set[str]] = {}
         """The queues that each came to."""
         self.acked: set[Copy] = set()
         self.ended: dict[Copy, str] = {}
         """Copies that ended in another way, and in which."""
         self.connections: dict[int, str] = {}
+        self.delayed, self.dedup, self.schedules = DelayedBook(self), DedupBook(self), ScheduleBook(self)
         self._apply: dict[type, Callable[[Any, Told], None]] = {
             e.BrokerStarted: self._everyone_left,
             e.BrokerStopped: self._everyone_left,
@@ -225,16 +71,43 @@ class Book:
             e.Dropped: self._dropped,
             e.DeadLettered: self._dead_lettered,
             e.Redriven: self._redriven,
+            **self.delayed.applies,
+            **self.dedup.applies,
+            **self.schedules.applies,
         }
 
     # --- the book itself
 
     def write(self, told: Told) -> None:
         """One event more."""
+        self.begin(told)
+        for part in parts_of(told):
+            self.apply(part)
+
+    def begin(self, told: Told) -> None:
+        """One event more, of which the parts follow."""
         self.told.append(told)
-        apply = self._apply.get(type(told.event))
+        self._remember_answers(told.event, len(self.told) - 1)
+
+    def apply(self, part: Told) -> None:
+        """An event, or a part of one, which is the last."""
+        apply = self._apply.get(type(part.event))
         if apply is not None:
-            apply(told.event, told)
+            apply(part.event, part)
+
+    def _remember_answers(self, event: e.Event, offset: int) -> None:
+        if isinstance(event, e.Published):
+            self.answers[offset, False, 0] = 0, event.sequence
+        elif isinstance(event, e.Routed):
+            self.answers[offset, True, 0] = 0, 0
+        elif isinstance(event, e.TransactionCommitted):
+            index = 0
+            for number, part in enumerate(event.published):
+                self.answers[offset, False, number] = index, part.sequence
+                index += part.count
+            for number, part_by_topic in enumerate(event.routed):
+                self.answers[offset, True, number] = index, 0
+                index += part_by_topic.count
 
     def cut(self, offset: int) -> bool:
         """Only the events below that offset are known any more. Whether others were."""
@@ -286,14 +159,18 @@ class Book:
 
     # --- queues
 
-    def _declared(self, event: e.QueueDeclared, _: Told) -> None:
+    def _declared(self, event: e.QueueDeclared, told: Told) -> None:
         if event.name in self.names or event.queue in self.queues:
             raise Violation(f"{event} declares what is there")
         self.queues[event.queue] = Queue(event)
+        self.queues[event.queue].idle_since_us = told.time_us
         self.names[event.name] = event.queue
 
-    def _changed(self, event: e.QueueChanged, _: Told) -> None:
-        self.queues[event.queue].settings = event.settings
+    def _changed(self, event: e.QueueChanged, told: Told) -> None:
+        queue = self.queues[event.queue]
+        if queue.settings.expires_ms != event.settings.expires_ms:
+            queue.idle_since_us = told.time_us
+        queue.settings = event.settings
 
     def _renamed(self, event: e.QueueRenamed, _: Told) -> None:
         queue = self.queues[event.queue]
@@ -312,10 +189,13 @@ class Book:
         if not event.until_us:
             for group in queue.groups.values():
                 self._end_all(queue, group, "deleted with the queue")
+            self.delayed.end_all(queue, "deleted with the queue")
+            self.dedup.queues.pop(event.queue, None)
             del self.queues[event.queue]
 
-    def _undeleted(self, event: e.QueueUndeleted, _: Told) -> None:
+    def _undeleted(self, event: e.QueueUndeleted, told: Told) -> None:
         queue = self.queues[event.queue]
+        queue.idle_since_us = told.time_us
         queue.name, queue.deleted_until_us = event.name, 0
         self.names[event.name] = event.queue
 
@@ -327,6 +207,7 @@ class Book:
                     self._end(queue, group, where, "purged")
             group.ready.clear()
             group.waiting.clear()
+        self.delayed.end_all(queue, "purged")
         queue.floor = queue.next()
 
     # --- groups and consumers
@@ -362,12 +243,14 @@ class Book:
     def _unsubscribed(self, event: e.Unsubscribed, told: Told) -> None:
         group = self.queues[event.queue].groups[event.group]
         group.consumers.remove(event.subscription)
-        group.idle_since_us = told.time_us
+        group.idle_since_us = self.queues[event.queue].idle_since_us = told.time_us
         if event.subscription in group.held.values():
             raise Violation(f"{event} leaves with {group.held}")
 
     def _everyone_left(self, _: e.Event, told: Told) -> None:
         for queue in self.queues.values():
+            if queue.has_consumers:
+                queue.idle_since_us = told.time_us
             for group in queue.groups.values():
                 for where in group.held:
                     group.add(where)
@@ -378,7 +261,8 @@ class Book:
 
     # --- messages come
 
-    def _came(self, number: int, lane: int, sequence: int, entries: list[Entry]) -> None:
+    def came(self, number: int, lane: int, sequence: int, entries: list[Entry]) -> None:
+        """Messages are ready in a queue, which they were not before."""
         queue = self.queues[number]
         known = queue.lanes.setdefault(lane, [])
         if sequence != len(known) + 1:
@@ -396,39 +280,45 @@ class Book:
         copy = Copy(entry.message.name, f"{entry.of}>{queue.id}/" if entry.of else f"{queue.id}/")
         self.ended[copy] = "for no group"
 
-    def _new(self, messages: tuple[Message, ...]) -> None:
+    def new(self, messages: tuple[Message, ...]) -> None:
+        """Messages are stored, which were not before."""
         for message in messages:
             if self.ids.setdefault(message.name, message.id) != message.id:
                 raise Violation(f"{message.name} is stored twice, as {self.ids[message.name]} and {message.id}")
             self.messages[message.id] = message
             self.came_to[message.name] = set()
 
-    def _own(self, queue: int) -> str:
+    def own(self, queue: int) -> str:
         """Whose copies new messages of a queue are; with groups that is for each of them to say."""
         return "" if self.queues[queue].settings.mode.has_groups else str(queue)
 
     def _published(self, event: e.Published, told: Told) -> None:
         if len(told.messages) != event.count or sum(one.size for one in told.messages) != event.bytes:
             raise Violation(f"{event} with {told.messages}")
-        self._new(told.messages)
-        self.sequences[len(self.told) - 1] = event.sequence
-        if told.messages:
-            of = self._own(event.queue)
+        self.new(told.messages)
+        self.dedup.remember(event, told)
+        if event.due_us:
+            self.delayed.wait(event.queue, event.lane, event.due_us, told.messages)
+        elif told.messages:
+            of = self.own(event.queue)
             entries = [Entry(message, told.time_us, of) for message in told.messages]
-            self._came(event.queue, event.lane, event.sequence, entries)
+            self.came(event.queue, event.lane, event.sequence, entries)
 
     def _routed(self, event: e.Routed, told: Told) -> None:
         if len(told.messages) != event.count or sum(one.size for one in told.messages) != event.bytes:
             raise Violation(f"{event} with {told.messages}")
-        self._new(told.messages)
-        self.sequences[len(self.told) - 1] = 0
+        self.new(told.messages)
+        if event.due_us:
+            for queue, lane, _ in event.targets:
+                self.delayed.wait(queue, lane, event.due_us, told.messages)
+            return
         dead = None
         if event.unroutable:
             dead = Dead(0, DEFAULT_LANE, DeadReason.UNROUTABLE, 0, event.topic, told.time_us)
         for queue, lane, sequence in event.targets:
-            of = self._own(queue)
+            of = self.own(queue)
             entries = [Entry(message, told.time_us, of, dead=dead) for message in told.messages]
-            self._came(queue, lane, sequence, entries)
+            self.came(queue, lane, sequence, entries)
             if dead:
                 self.queues[queue].keeps_dead()
 
@@ -512,7 +402,7 @@ class Book:
                 self._end(queue, group, where, "dead, with nowhere to go")
         self._same(moved, event.refs, event)
         if event.dead_queue:
-            self._came(event.dead_queue, DEFAULT_LANE, event.dead_sequence, moved)
+            self.came(event.dead_queue, DEFAULT_LANE, event.dead_sequence, moved)
             self.queues[event.dead_queue].keeps_dead()
 
     def _redriven(self, event: e.Redriven, told: Told) -> None:
@@ -526,7 +416,7 @@ class Book:
             group.forget(where)
             self._part(event.target, moved[-1])
         self._same(moved, event.refs, event)
-        self._came(event.target, event.lane, event.sequence, moved)
+        self.came(event.target, event.lane, event.sequence, moved)
         for group in target.groups.values():
             for at in range(len(moved)):
                 group.former[event.lane, event.sequence + at] = event.attempts

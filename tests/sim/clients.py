@@ -12,19 +12,22 @@ from typing import Any, NamedTuple
 from tests.checker import History, Violation
 from tests.sim import json_session
 from tests.sim.consuming import Consuming
+from tests.sim.delaying import Delaying
 from tests.sim.features import Features
 from tests.sim.invariants import Watch
 from tests.sim.json_session import JsonSession
 from tests.sim.network import Wire
 from tests.sim.operating import Operating
 from tests.sim.producing import Producing
-from tests.sim.scene import OFTEN, SOMETIMES, Scene
+from tests.sim.scene import DELAYED, OFTEN, SCHEDULES, SOMETIMES, TRANSACTIONS, Scene
+from tests.sim.scheduling import Scheduling
+from tests.sim.transacting import Transacting
 from vibemq.errors import HeartbeatMissed
 from vibemq.protocol import binary
 from vibemq.protocol import messages as m
 from vibemq.protocol.session import ClientSession
 
-ALL = (*OFTEN, *SOMETIMES)
+ALL = (*OFTEN, *SOMETIMES, *TRANSACTIONS, *DELAYED, *SCHEDULES)
 
 
 class Asked(NamedTuple):
@@ -49,6 +52,8 @@ class Client:
         self.features: Features = watch.features
         self.speaks_json = json
         self.wire: Wire | None = None
+        self.hops = False
+        """It has left its connection only to go on by another at once."""
         self.session: ClientSession | JsonSession = ClientSession()
         self.connection = 0
         self.moment = 0
@@ -62,15 +67,20 @@ class Client:
         self.times_us = [0]
         """Some times at which messages were published."""
         self.producing = Producing(self)
+        self.transacting = Transacting(self)
+        self.delaying = Delaying(self)
+        self.scheduling = Scheduling(self)
         self.consuming = Consuming(self)
         self.operating = Operating(self)
         self._actions: dict[str, Callable[[], None]] = {"leave": self.leave}
-        for part in (self.producing, self.consuming, self.operating):
+        parts = (self.producing, self.transacting, self.delaying, self.scheduling, self.consuming, self.operating)
+        for part in parts:
             self._actions |= {action: getattr(part, action) for action in ALL if hasattr(part, action)}
         self._told_by: dict[type, Callable[[Any], None]] = {
             m.Welcome: self._welcome,
             m.Confirmed: self.producing.confirmed,
-            m.Unblocked: self.producing.unblocked,
+            m.Committed: self.transacting.committed,
+            m.Unblocked: self._unblocked,
             m.Done: self._done,
             m.Failed: self._failed,
             m.LeasesLost: self.consuming.leases_lost,
@@ -83,11 +93,13 @@ class Client:
     def connect(self) -> Wire:
         """Say hello on a new connection, and send again what was not confirmed."""
         self.forget()
+        self.hops = False
         wire = self.wire = Wire(self)
         self.session = JsonSession() if self.speaks_json else ClientSession()
         hello = m.Hello(request=self.ask(), client=f"client {self.producer}", producer=self.producer)
         wire.up.write([self.session.begin(hello)], self.moment)
         self.producing.connected()
+        self.transacting.connected()
         return wire
 
     def forget(self) -> None:
@@ -99,6 +111,7 @@ class Client:
         self.connection = 0
         self.requests.clear()
         self.producing.forget()
+        self.transacting.forget()
         self.consuming.forget()
 
     def leave(self) -> None:
@@ -179,6 +192,11 @@ class Client:
             raise HeartbeatMissed(reply.text)
         if reply.code:
             raise Violation(f"client {self.producer} was sent away: {reply.text}")
+
+    def _unblocked(self, reply: m.Unblocked) -> None:
+        self.producing.unblocked(reply)
+        for commit in self.transacting.waiting_for(reply.queue):
+            self.transacting.send(commit)
 
     def _done(self, reply: m.Done) -> None:
         self.answered(reply.request).done(reply)

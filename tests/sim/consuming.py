@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tests.checker import Copy, Delivery, Violation
 from tests.sim.invariants import Sent
-from tests.sim.mail import name_of
+from tests.sim.mail import names_in
 from tests.sim.scene import DEAD, GROUPS
 from vibemq.batch import Batch
 from vibemq.errors import UnknownQueue
@@ -123,7 +123,7 @@ class Consuming:
             self.client.say(m.Credit(subscription=number, messages=count, bytes=size, handed=handed, wait_ms=wait_ms))
             self.client.told = f"grant {count} to subscription {number}"
 
-    def _some(self, consumer: Consumer) -> list[int]:
+    def some_of(self, consumer: Consumer) -> list[int]:
         """Some deliveries, rather old ones; sometimes of those that are settled already."""
         random = self.client.random
         known = sorted(consumer.open)
@@ -133,7 +133,7 @@ class Consuming:
 
     def _chosen(self) -> tuple[int, list[int], set[Copy]] | None:
         """Some deliveries of a subscription, and which copies of them it still has: now it has them no more."""
-        if (found := self.some()) is None or not (chosen := self._some(found[1])):
+        if (found := self.some()) is None or not (chosen := self.some_of(found[1])):
             return None
         opened = found[1].open
         return found[0], chosen, {opened.pop(delivery) for delivery in chosen if delivery in opened}
@@ -167,7 +167,7 @@ class Consuming:
 
     def extend(self) -> None:
         """Keep some for longer, or for less long."""
-        if (found := self.some()) and (chosen := self._some(found[1])):
+        if (found := self.some()) and (chosen := self.some_of(found[1])):
             lease_ms = self.client.random.choice((0, 5, 100))
             self.client.say(m.Extend(subscription=found[0], deliveries=runs_of(chosen), lease_ms=lease_ms))
             self.client.told = f"extend {runs_of(chosen)} of subscription {found[0]} to {lease_ms} ms"
@@ -205,9 +205,9 @@ class Consuming:
         if reply.delivery != consumer.received + 1:
             raise Violation(f"delivery {reply.delivery} came after delivery {consumer.received}")
         row = client.watch.sent[reply.subscription]
-        for at, body in enumerate(Batch(b"".join(reply.parts)).bodies()):
+        for at, name in enumerate(names_in(Batch(b"".join(reply.parts)))):
             sent = row[reply.delivery + at - 1]
-            name, identity = name_of(body), f"{reply.offset}-{reply.index + at}"
+            identity = f"{reply.offset}-{reply.index + at}"
             came = name, identity, reply.sequence + at, reply.attempt
             if came != (sent.message.name, sent.message.id, sent.sequence, sent.attempt):
                 raise Violation(f"{came} came to subscription {reply.subscription} where {sent} was sent")

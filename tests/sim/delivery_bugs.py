@@ -385,7 +385,7 @@ def undelete_loses_messages(patch: Patch) -> None:
 
 
 def deleted_queues_stay(patch: Patch) -> None:
-    patch.setattr(Queues, "tick", lambda _: None)
+    patch.setattr(Queues, "tick", lambda _: [])
 
 
 def rename_forgotten_by_a_checkpoint(patch: Patch) -> None:

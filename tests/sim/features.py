@@ -7,7 +7,8 @@ lasts, it is enough that it was done before: whether it has lasted is judged aft
 
 from typing import Any, Final
 
-from tests.sim.book import Book, Queue
+from tests.sim.book import Book
+from tests.sim.contents import Queue
 from vibemq import events as e
 from vibemq.declaration import Backoff, Mode, Overflow
 from vibemq.events import DeadReason
@@ -45,10 +46,26 @@ FEATURES: Final = {
     "change": "queues changed",
     "rename": "queues renamed",
     "delete, undelete": "queues brought back",
+    "delayed": "messages that became ready when they were due",
+    "overdue": "the same, at a limited rate, as they had been due before the broker began",
+    "cancel": "delayed messages taken back",
+    "reschedule": "delayed messages put off, or called",
+    "transactions": "committed",
+    "consume, transform, produce": "committed transactions that acked and published",
+    "transaction conflicts": "commits refused, as what they acked was not held any more",
+    "commits too late": "commits refused, as their attempt was over",
+    "repeated commits": "commits that were recognised as done already",
+    "dedup ids": "messages recognised by theirs, and not stored again",
+    "dedup window": "ids forgotten",
+    "schedules": "messages published",
+    "misfires": "times of schedules that were left out",
+    "expiring queues": "queues that ended by themselves",
 }
 """What is counted of each."""
 
-LASTING: Final = frozenset({"seek", "groups deleted", "purge", "change", "rename", "delete, undelete"})
+LASTING: Final = frozenset(
+    {"seek", "groups deleted", "purge", "change", "rename", "delete, undelete", "overdue", "cancel", "reschedule"}
+)
 """What is done once."""
 
 FAULTS: Final = {
@@ -155,6 +172,17 @@ def _published(it: Features, event: e.Published, _: Queue, __: Book) -> None:
         it.seen("overflow: drop-newest")
 
 
+def _fired(it: Features, event: e.Fired, _: Queue | None, __: Book) -> None:
+    it.seen("schedules")
+    if event.missed:
+        it.seen("misfires")
+
+
+def _deleted(it: Features, event: e.QueueDeleted, queue: Queue, _: Book) -> None:
+    if not event.connection and not queue.deleted_until_us:
+        it.seen("expiring queues")
+
+
 _NOTES: Final[dict[type, Any]] = {
     e.Delivered: _delivered,
     e.Released: _released,
@@ -162,6 +190,12 @@ _NOTES: Final[dict[type, Any]] = {
     e.DeadLettered: _removed,
     e.Published: _published,
     e.Routed: lambda it, event, _, __: it.seen("unroutable" if event.unroutable else "topics"),
+    e.Cancelled: lambda it, *_: it.seen("cancel"),
+    e.Rescheduled: lambda it, *_: it.seen("reschedule"),
+    e.DedupForgotten: lambda it, *_: it.seen("dedup window"),
+    e.Fired: _fired,
+    e.Misfired: lambda it, *_: it.seen("misfires"),
+    e.QueueDeleted: _deleted,
     e.Redriven: lambda it, *_: it.seen("redrive"),
     e.GroupSought: lambda it, *_: it.seen("seek"),
     e.GroupDeleted: lambda it, *_: it.seen("groups deleted"),

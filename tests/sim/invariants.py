@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from tests.checker import Violation
+from tests.checker import Name, Violation
 from tests.sim import mail
-from tests.sim.book import Book, Entry, Queue, Told, wheres
+from tests.sim.book import Book
+from tests.sim.contents import Entry, Queue, Told, Where, wheres
 from tests.sim.features import Features
 from tests.sim.rules import Rules, ready_in, word
 from tests.sim.timing import Timing
+from tests.sim.transactions import Attempts, acked_by, causes_of, parts_of
 from vibemq import events as e
 from vibemq.declaration import Mode
 from vibemq.events import DEFAULT_GROUP, DEFAULT_LANE
@@ -51,13 +53,17 @@ class Watch:
         self.last_us = 0
         self.sent: dict[int, list[Sent]] = {}
         """Subscription -> what it is sent, from delivery number 1 on. What a crash takes back may have arrived."""
+        self.attempts = Attempts()
         self.deleted: dict[tuple[int, int], int] = {}
         """(connection, request) -> the queue that is gone for good by it."""
+        self.taken_back: dict[tuple[int, int], list[tuple[Name, str]]] = {}
+        """(connection, request) -> the messages that are taken back by it, and whose copies that are."""
         self._touched: dict[int, None] = {}
 
     def restarted(self, offset: int, state: Projector) -> None:
         """A broker goes on from a log that ends before record `offset`."""
         self.timing.restarted()
+        self.attempts.restarted(offset)
         if self.book.cut(offset):
             self.rules.latest.clear()
         self.rules.restarted()
@@ -73,20 +79,87 @@ class Watch:
             raise Violation(f"time went back by {self.last_us - time_us} us with {event}")
         self.last_us = time_us
         book = self.book
-        told = Told(event, time_us, mail.read(payload, len(book.told)))
-        self.rules.judge(told, cause)
-        queue = book.queues.get(getattr(event, "queue", 0))
-        self.timing.happened(event, time_us, now_us, queue)
-        self.features.happened(event, queue, book)
-        if isinstance(event, e.Delivered) and queue is not None:
-            self._send(event, queue)
+        self.rules.together.clear()
+        told = Told(event, time_us, mail.read(event, payload, len(book.told)))
+        if isinstance(event, e.TransactionCommitted):
+            causes = self._check_transaction(event, told, cause)
+            book.begin(told)
+            self.rules.in_transaction = True
+            for part, its_cause in zip(parts_of(told), causes, strict=True):
+                self._judge(part, now_us, its_cause)
+                book.apply(part)
+            self.rules.in_transaction = False
+            return
+        self._judge(told, now_us, cause)
+        if isinstance(event, e.Delivered):
+            self._send(event, book.queues[event.queue])
         elif isinstance(event, e.Subscribed):
             self.sent[event.subscription] = []
         elif isinstance(event, e.QueueDeleted) and not event.until_us and isinstance(cause, m.Delete):
             self.deleted[event.connection, cause.request] = event.queue
-        book.write(told)
-        for number in (*_concerned(event),):
-            self._touched[number] = None
+        elif isinstance(event, e.Cancelled) and isinstance(cause, m.CancelDelayed):
+            waits = book.queues[event.queue].delayed
+            names = [(waits[one].message.name, str(event.queue)) for one in cause.ids if one in waits]
+            self.taken_back[event.connection, cause.request] = names
+        elif isinstance(event, e.ClientDisconnected):
+            self.attempts.close_all(event.connection)
+        book.begin(told)
+        book.apply(told)
+
+    def _judge(self, part: Told, now_us: int, cause: m.Command | None) -> None:
+        """An event, or a part of one, is about to be written into the book."""
+        event, time_us, _ = part
+        self.rules.judge(part, cause)
+        queue = self.book.queues.get(getattr(event, "queue", 0))
+        self.timing.happened(event, time_us, now_us, queue)
+        self.timing.delays.happened(part, now_us)
+        self.features.happened(event, queue, self.book)
+        if isinstance(event, e.Matured):
+            self.features.seen("overdue" if self.rules.delayed.are_late(event) else "delayed")
+        self._touched |= dict.fromkeys(_concerned(event))
+
+    def _check_transaction(self, event: e.TransactionCommitted, told: Told, cause: m.Command | None) -> list[m.Command]:
+        """Whether a transaction may happen, and is all that was asked; the requests behind its parts."""
+        if not isinstance(cause, m.Commit) or cause.epoch != event.epoch or cause.sequence != event.producer_sequence:
+            raise Violation(f"{event} for {cause}")
+        self.attempts.check(event, len(self.book.told), told.time_us)
+        acked = acked_by(event)
+        wanted: dict[int, set[Where]] = {}
+        for ack in cause.acks:
+            row = self.sent[ack.subscription]
+            if self._needs_no_ack(row):
+                continue
+            asked, are_last = _asked_for(row, ack)
+            if not are_last:
+                raise Violation(f"{event} acks deliveries for {cause} that were sent once more meanwhile")
+            wanted.setdefault(ack.subscription, set()).update((sent.lane, sent.sequence) for sent in asked)
+        if acked != wanted:
+            raise Violation(f"{event} acks {acked}, where {wanted} was asked for")
+        self.features.seen("transactions")
+        if acked and event.published:
+            self.features.seen("consume, transform, produce")
+        return causes_of(event, cause)
+
+    def _needs_no_ack(self, row: list[Sent]) -> bool:
+        """Whether what was sent was done with then."""
+        queue = self.book.queues.get(row[0].queue) if row else None
+        return queue is not None and queue.settings.mode is Mode.FAN_OUT_NO_ACK
+
+    def must_commit(self, commit: m.Commit, connection: int, now_us: int) -> bool:
+        """Whether nothing can be said against a commit: it is open, publishes nothing, and acks what is held."""
+        if commit.publishes or not self.attempts.is_open(commit.epoch, connection, now_us):
+            return False
+        for ack in commit.acks:
+            row = self.sent.get(ack.subscription, [])
+            asked, are_last = _asked_for(row, ack)
+            if not are_last:
+                return False
+            for sent in asked:
+                queue = self.book.queues.get(sent.queue)
+                group = queue.groups.get(sent.group) if queue is not None else None
+                if group is None or group.held.get((sent.lane, sent.sequence)) != ack.subscription:
+                    return False
+        return True
 
     def _send(self, event: e.Delivered, queue: Queue) -> None:
         group = queue.groups[event.group]
@@ -179,6 +252,14 @@ class Watch:
         )
 
 
+def _asked_for(row: list[Sent], ack: m.TransactionAck) -> tuple[list[Sent], bool]:
+    """What these deliveries are, and whether none of it was sent to the same consumer again since then."""
+    numbers = [number for start, end in ack.deliveries for number in range(start, end)]
+    asked = [row[number - 1] for number in numbers]
+    places = {(one.lane, one.sequence): number for number, one in enumerate(row, start=1)}
+    return asked, all(places[one.lane, one.sequence] == number for one, number in zip(asked, numbers, strict=True))
+
+
 def _concerned(event: Any) -> Iterable[int]:  # noqa: ANN401 - any event
     """The queues that an event is about."""
     if isinstance(event, e.Routed):
@@ -189,6 +270,9 @@ def _concerned(event: Any) -> Iterable[int]:  # noqa: ANN401 - any event
 
 def check_counts(queue: Queue, live: LiveQueue) -> None:
     """The broker's counts of a queue are those of the book."""
+    delayed = len(queue.delayed), queue.delayed_bytes
+    if (live.delayed.count, live.delayed.bytes) != delayed:
+        raise Violation(f"queue {queue.name} has {live.delayed} that are delayed, not {delayed}")
     if queue.groups.keys() != live.groups.keys():
         raise Violation(f"queue {queue.name} has groups {list(live.groups)}, not {list(queue.groups)}")
     for number, group in queue.groups.items():
@@ -216,11 +300,21 @@ def compare(book: Book, state: Projector) -> None:
             raise Violation(f"queue {queue.name} is bound to {live.patterns}, not {queue.patterns}")
         if queue.bytes != live.bytes:
             raise Violation(f"queue {queue.name} has {live.bytes} bytes, not {queue.bytes}")
+        _compare_ids(book, state, number)
         for group in queue.groups.values():
             there = live.groups[group.id]
             ready = {(lane, sequence) for lane, sequences in group.ready.items() for sequence in sequences}
             if (ready, group.held, group.waiting) != _contents(there, live):
                 raise Violation(f"queue {queue.name}, group {group.name!r} does not have what it should")
+
+
+def _compare_ids(book: Book, state: Projector, number: int) -> None:
+    """The broker remembers the dedup ids that the book does."""
+    known, live = book.dedup.queues.get(number, {}), state.dedup.queues.get(number)
+    for one, wanted in known.items():
+        found = live.find(one) if live is not None else None
+        if found is None or tuple(found) != tuple(wanted):
+            raise Violation(f"of queue {number} {found} is remembered, not {wanted}")
 
 
 def _contents(group: LiveGroup, queue: LiveQueue) -> tuple[set[Any], dict[Any, int], dict[Any, int]]:

@@ -1,10 +1,11 @@
 """A client's end of a connection that speaks JSON lines, with the calls of vibemq.protocol.session.ClientSession."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
-from tests.sim.mail import KEY_OF
+from tests.sim.mail import DEDUP_OF, KEY_OF, split
 from vibemq.batch import pack
 from vibemq.protocol import json_shapes as shapes
 from vibemq.protocol import messages as m
@@ -44,23 +45,42 @@ class JsonSession:
 def encode(command: m.Command) -> bytes:
     """The line of a command."""
     if isinstance(command, m.Publish):
-        batch = command.batch
-        keys = [KEY_OF[key] for key in batch.keys or (0,) * batch.count]
-        publish = shapes.JsonPublish(
+        numbers = {"request": command.request, "sequence": command.sequence, "oldest": command.oldest}
+        return _encoder.encode(shapes.JsonPublish(**_part(command) | numbers)) + b"\n"
+    if isinstance(command, m.Commit):
+        commit = shapes.JsonCommit(
             request=command.request,
-            queue=command.queue,
-            messages=tuple(
-                shapes.JsonNewMessage(body=body.decode(), key=key)
-                for body, key in zip(batch.bodies(), keys, strict=True)
-            ),
+            epoch=command.epoch,
             sequence=command.sequence,
             oldest=command.oldest,
-            priority=batch.priority,
-            ttl_ms=batch.ttl_ms,
-            to_topic=command.to_topic,
+            publishes=tuple(shapes.JsonPublishPart(**_part(one)) for one in command.publishes),
+            acks=command.acks,
         )
-        return _encoder.encode(publish) + b"\n"
+        return _encoder.encode(commit) + b"\n"
+    if isinstance(command, m.SetSchedule):
+        said = {name: getattr(command, name) for name in m.SetSchedule.__struct_fields__}
+        return _encoder.encode(shapes.JsonSetSchedule(**said | {"body": command.body.decode()})) + b"\n"
     return _encoder.encode(command) + b"\n"
+
+
+def _part(publish: m.Publish) -> dict[str, Any]:
+    """What a publish says of its batch."""
+    batch = publish.batch
+    keys = [KEY_OF[key] for key in batch.keys or (0,) * batch.count]
+    ids = [one and DEDUP_OF[one] for one in split(publish.dedup) or [b""] * batch.count]
+    messages = [
+        shapes.JsonNewMessage(body=body.decode(), key=key, dedup_id=one or "")
+        for body, key, one in zip(batch.bodies(), keys, ids, strict=True)
+    ]
+    return {
+        "queue": publish.queue,
+        "messages": tuple(messages),
+        "priority": batch.priority,
+        "ttl_ms": batch.ttl_ms,
+        "to_topic": publish.to_topic,
+        "delay_ms": publish.delay_ms,
+        "due_us": publish.due_us,
+    }
 
 
 def _delivery(line: _Deliver) -> m.Deliver:
@@ -70,7 +90,8 @@ def _delivery(line: _Deliver) -> m.Deliver:
     for at, message in enumerate(line.messages):
         facts = (f"{offset}-{index + at}", first.attempt, first.redelivered)
         assert (message.id, message.attempt, message.redelivered) == facts, f"{message} does not follow {first}"
-    batch = b"".join(pack([(message.body or "").encode() for message in line.messages]))
+    bodies = [(message.body or "").encode() for message in line.messages]
+    batch = b"".join(pack(bodies, [message.headers for message in line.messages]))
     return m.Deliver(
         line.subscription,
         line.delivery,

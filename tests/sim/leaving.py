@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from tests.sim.book import Book, Entry, Group, Queue, Where
+from tests.sim.book import Book
+from tests.sim.contents import Entry, Group, Queue, Where
 from vibemq.declaration import Overflow
 from vibemq.events import DeadReason
 
@@ -48,9 +49,9 @@ def limits(queue: Queue, group: Group) -> tuple[int, int]:
     lengths = [NO_LIMIT]
     trims = settings.overflow in TRIMMING or queue.has_dead
     if trims:
-        lengths.append(settings.max_length)
+        lengths.append(settings.max_length - len(queue.delayed))
     if not group.of:
-        return min(lengths), settings.max_bytes if trims else NO_LIMIT
+        return min(lengths), settings.max_bytes - queue.delayed_bytes if trims else NO_LIMIT
     if settings.group_max_lag:
         lengths.append(settings.group_max_lag)
     if trims:  # the bytes of a group are an average: so it is known how many messages have so many

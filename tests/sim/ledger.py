@@ -25,6 +25,8 @@ class Ledger:
         self.came: Counter[Key] = Counter()
         self.left: Counter[Key] = Counter()
         self.held: Counter[Key] = Counter()
+        self.delayed: Counter[int] = Counter()
+        """By queue."""
         self._groups: dict[int, set[int]] = {}
         self._without_acks: set[int] = set()
         self._arrived: Counter[tuple[int, int]] = Counter()
@@ -42,19 +44,26 @@ class Ledger:
             e.Dropped: self._gone,
             e.DeadLettered: self._gone,
             e.Redriven: self._gone,
+            e.Matured: self._waits_no_more,
+            e.Rescheduled: self._waits_no_more,
+            e.Cancelled: self._waits_no_more,
             e.BrokerStarted: lambda _, __: self.held.clear(),
             e.BrokerStopped: lambda _, __: self.held.clear(),
         }
 
     def note(self, event: e.Event) -> None:
         """Count an event."""
+        if isinstance(event, e.Published | e.Routed | e.TransactionCommitted):
+            for queue, entry in event.delayed(0):
+                self.delayed[queue] += entry[3]
         for queue, lane, _, count in event.arrivals:
             self._arrived[queue, lane] += count
             for group in self._groups[queue]:
                 self.came[queue, group] += count
-        note = self._notes.get(type(event))
-        if note is not None:
-            note(event, (getattr(event, "queue", 0), getattr(event, "group", DEFAULT_GROUP)))
+        for one in event.acked if isinstance(event, e.TransactionCommitted) else (event,):
+            note = self._notes.get(type(one))
+            if note is not None:
+                note(one, (getattr(one, "queue", 0), getattr(one, "group", DEFAULT_GROUP)))
 
     def _declared(self, event: e.QueueDeclared, _: Key) -> None:
         self._groups[event.queue] = set() if event.settings.mode.has_groups else {DEFAULT_GROUP}
@@ -84,14 +93,19 @@ class Ledger:
         if not isinstance(event, e.Dropped) and event.count != count:
             raise Violation(f"{event} refers to {event.count} messages, and moves {count}")
 
+    def _waits_no_more(self, event: e.Matured | e.Rescheduled | e.Cancelled, _: Key) -> None:
+        before, after = (event.entries, ()) if isinstance(event, e.Matured) else (event.before, event.after)
+        self.delayed[event.queue] -= sum(entry[3] for entry in before) - sum(entry[3] for entry in after)
+
     def _purged(self, event: e.QueuePurged, _: Key) -> None:
+        self.delayed[event.queue] = 0
         for group in self._groups[event.queue]:
             key = event.queue, group
             self.left[key] = self.came[key] - self.held[key]
 
     def _deleted(self, event: e.QueueDeleted, _: Key) -> None:
         counts = [self.length(event.queue, group) for group in self._groups[event.queue]]
-        if event.count != max(counts, default=0):
+        if event.count != max(counts, default=0) + self.delayed[event.queue]:
             raise Violation(f"queue {event.queue} was deleted with {event.count} messages, which does not add up")
 
     def length(self, queue: int, group: int) -> int:
@@ -101,6 +115,8 @@ class Ledger:
     def check(self, state: Projector) -> None:
         """What came and has not left is there."""
         for queue in state.queues.values():
+            if queue.delayed.count != self.delayed[queue.id]:
+                raise Violation(f"queue {queue.name} has {queue.delayed.count} delayed, not {self.delayed[queue.id]}")
             for group in queue.groups.values():
                 there, wanted = group.length(queue.next), self.length(queue.id, group.id)
                 if there != wanted:

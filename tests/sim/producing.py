@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tests.checker import Name, Violation
-from tests.sim.mail import KEY_OF, body_of
+from tests.sim.mail import DEDUP_HASHES, KEY_OF, body_of, split
 from tests.sim.scene import DEAD, TOPICS
 from vibemq.batch import PRIORITY_NORMAL, Batch, pack
 from vibemq.errors import QueueBlocked, UnknownQueue, Unroutable
@@ -36,6 +36,9 @@ class Unconfirmed:
     sequence: int
     names: list[Name]
     batch: Batch
+    delay_ms: int = 0
+    due_us: int = 0
+    dedup: bytes = b""
     fate: Fate = Fate.BLOCKED
     sent: int = 0
     """How many times."""
@@ -80,7 +83,8 @@ class Producing:
             return
         to_topic = random.random() < 0.25
         target = random.choice(TOPICS) if to_topic else random.choice((*client.scene.names * 4, DEAD))
-        batch = self._new(target, to_topic=to_topic)
+        batch = self.new(target, to_topic=to_topic)
+        batch.sequence = self.number(len(batch.names))
         self.unconfirmed.append(batch)
         client.history.attempted.update(batch.names)
         if target in self.blocked:
@@ -88,7 +92,13 @@ class Producing:
         else:
             self.send(batch)
 
-    def _new(self, target: str, *, to_topic: bool) -> Unconfirmed:
+    def number(self, count: int) -> int:
+        """The first of the next `count` numbers of the producer's sequence."""
+        self.sequence += count
+        return self.sequence - count
+
+    def new(self, target: str, *, to_topic: bool) -> Unconfirmed:
+        """A batch that is still to be numbered."""
         random, writer, first = self.client.random, str(self.client.producer), self.published + 1
         self.published += random.choice((1, 1, 2, 7))
         names = [Name(writer, number) for number in range(first, self.published + 1)]
@@ -97,8 +107,11 @@ class Producing:
         ttl_ms = random.choice((0, 0, 0, 0, 0, 30, 100))
         keys = [random.choice(_HASHES) for _ in names] if random.random() < 0.5 else None
         packed = b"".join(pack(bodies, priority=priority, ttl_ms=ttl_ms, keys=keys))
-        batch = Unconfirmed(target, to_topic, self.sequence, names, Batch(packed))
-        self.sequence += len(names)
+        batch = Unconfirmed(target, to_topic, 0, names, Batch(packed))
+        if random.random() < self.client.scene.delayed:
+            batch.delay_ms, batch.due_us = self.client.delaying.some_time()
+        if not to_topic and random.random() < self.client.scene.dedup:
+            batch.dedup = b"".join(random.choice(DEDUP_HASHES) for _ in names)
         return batch
 
     def send(self, batch: Unconfirmed) -> None:
@@ -108,9 +121,19 @@ class Producing:
         batch.sent += 1
         request = client.ask(lambda _: None, self._failed)
         self._sent[request] = batch
-        oldest = min(one.sequence for one in self.unconfirmed)
-        client.say(m.Publish(request, batch.target, batch.sequence, batch.batch, oldest, batch.to_topic))
+        client.say(self.publish_of(batch, request, batch.sequence, self.oldest))
         client.told = f"publish {len(batch.names)} from {batch.names[0].number} on to {batch.target}"
+
+    @property
+    def oldest(self) -> int:
+        """The lowest number of what has no answer yet."""
+        commits = [one.sequence for one in self.client.transacting.pending]
+        return min([*commits, *(one.sequence for one in self.unconfirmed)])
+
+    def publish_of(self, batch: Unconfirmed, request: int = 0, sequence: int = 0, oldest: int = 0) -> m.Publish:
+        """The request that publishes a batch, or the part of a commit that does."""
+        times = batch.delay_ms, batch.due_us
+        return m.Publish(request, batch.target, sequence, batch.batch, oldest, batch.to_topic, *times, batch.dedup)
 
     def waiting_for(self, name: str) -> list[Unconfirmed]:
         """What waits until it is told to go on."""
@@ -128,18 +151,38 @@ class Producing:
     def confirmed(self, reply: m.Confirmed) -> None:
         """A batch is durable, but for what was dropped of it."""
         self.client.answered(reply.request)
-        batch, history = self._sent.pop(reply.request), self.client.history
+        batch = self._sent.pop(reply.request)
         if batch in self.unconfirmed:  # else it was sent twice on this connection, and this is the second answer
             self.unconfirmed.remove(batch)
-        stored = len(batch.names) - reply.dropped
-        if reply.sequence != self.client.watch.book.sequences[reply.offset]:
-            raise Violation(f"{reply}, but it is message {self.client.watch.book.sequences[reply.offset]}")
-        history.denied.update(batch.names[stored:])
-        for index, name in enumerate(batch.names[:stored]):
-            identity = f"{reply.offset}-{index}"
+        stored = m.Stored(0, reply.sequence, reply.dropped, reply.due_us, reply.duplicates)
+        self.stored(batch, reply.offset, stored, 0)
+
+    def stored(self, batch: Unconfirmed, offset: int, stored: m.Stored, number: int) -> None:
+        """What became of a batch, which is so many behind the first of its kind in its record."""
+        client, history, book = self.client, self.client.history, self.client.watch.book
+        wanted = book.answers[offset, batch.to_topic, number]
+        if (stored.index, stored.sequence) != wanted:
+            raise Violation(f"{stored} of record {offset}, but it is {wanted}")
+        twice = {position: f"{at}-{index}" for position, at, index in stored.duplicates}
+        names = [name for position, name in enumerate(batch.names) if position not in twice]
+        count = len(names) - stored.dropped
+        history.denied.update(names[count:], (batch.names[position] for position in twice))
+        for position, one in twice.items():
+            self._check_duplicate(batch, position, one)
+        for index, name in enumerate(names[:count], stored.index):
+            identity = f"{offset}-{index}"
             if history.ids.setdefault(name, identity) != identity:
                 raise Violation(f"{name} was stored twice, as {history.ids[name]} and {identity}")
             history.confirmed.add(name)
+            if stored.due_us:
+                client.delaying.waits(batch.target, identity)
+
+    def _check_duplicate(self, batch: Unconfirmed, position: int, one: str) -> None:
+        """What a message is said to be a duplicate of was there, and had its dedup id."""
+        self.client.features.seen("dedup ids")
+        message = self.client.watch.book.messages.get(one)
+        if message is None or message.dedup != split(batch.dedup)[position]:
+            raise Violation(f"{batch.names[position]} is said to be a duplicate of {one}, which is {message}")
 
     def _failed(self, reply: m.Failed) -> None:
         batch = self._sent.pop(reply.request)

@@ -8,9 +8,10 @@ from collections.abc import Iterable
 
 from tests.checker import Violation
 from tests.sim import leaving
-from tests.sim.book import Book, Group, Queue
+from tests.sim.book import Book
 from tests.sim.clients import Client
 from tests.sim.consuming import Consumer
+from tests.sim.contents import Group, Queue
 from tests.sim.invariants import Watch
 from tests.sim.leaving import expired
 from tests.sim.rules import Rules
@@ -19,12 +20,19 @@ from vibemq.events import DEFAULT_LANE
 from vibemq.server.broker import Broker
 
 NEVER_US = 1 << 62
+LOOK_US = 1_000_000
+GRAIN_US = 5_000
+"""What is due within this time becomes ready together."""
+SLICE_US = 20_000
+"""What is overdue comes so often, as much as may come in that time."""
 
 
 def check(watch: Watch, broker: Broker, clients: Iterable[Client], now_us: int) -> None:
     """The broker is at rest, at that time of its own."""
     book, rules = watch.book, watch.rules
     for queue in book.there():
+        _check_delayed(rules, broker, queue, now_us)
+        _check_idle(rules, queue, now_us)
         for group in queue.groups.values():
             _check_age(queue, group, now_us)
             _check_length(queue, group)
@@ -37,6 +45,23 @@ def check(watch: Watch, broker: Broker, clients: Iterable[Client], now_us: int) 
                 _check_publisher(book, client, name)
             for number, consumer in client.consuming.consumers.items():
                 _check_holdings(watch, number, consumer)
+
+
+def _check_delayed(rules: Rules, broker: Broker, queue: Queue, now_us: int) -> None:
+    """What is due is ready, or will be in a moment; what was overdue comes bit by bit, and the broker knows of it."""
+    next_us = broker.delayed.next_due_us()
+    for one, waits in queue.delayed.items():
+        moment_us = SLICE_US if waits.due_us < rules.delayed.since_us else GRAIN_US
+        if waits.due_us <= now_us - moment_us and (next_us is None or not now_us < next_us <= now_us + moment_us):
+            raise Violation(f"message {one} of queue {queue.name} was due at {waits.due_us}, and still waits")
+
+
+def _check_idle(rules: Rules, queue: Queue, now_us: int) -> None:
+    """A queue that ends by itself has ended, but for those that have consumers, which are looked at seldom."""
+    expires_us = queue.settings.expires_ms * 1000
+    ends_us = max(queue.idle_since_us, rules.delayed.started_us) + max(expires_us, LOOK_US)
+    if expires_us and not queue.has_consumers and ends_us <= now_us:
+        raise Violation(f"queue {queue.name} has had no consumers since {queue.idle_since_us}, and is there")
 
 
 def _check_age(queue: Queue, group: Group, now_us: int) -> None:
@@ -90,6 +115,7 @@ def _check_publisher(book: Book, client: Client, name: str) -> None:
         return
     settings, batch = queue.settings, waiting[0].batch
     room = max(batch.count, settings.max_length // 10)
-    has_room = queue.length + room <= settings.max_length and queue.bytes + batch.record_bytes <= settings.max_bytes
+    length, size = queue.length + len(queue.delayed), queue.bytes + queue.delayed_bytes
+    has_room = length + room <= settings.max_length and size + batch.record_bytes <= settings.max_bytes
     if not settings.publish_rate and (has_room or settings.overflow is not Overflow.BLOCK):
-        raise Violation(f"client {client.producer} waits for queue {name}, which has {queue.length} messages only")
+        raise Violation(f"client {client.producer} waits for queue {name}, which has {length} messages only")

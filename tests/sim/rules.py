@@ -10,16 +10,24 @@ from typing import Any
 
 from tests.checker import Name, Violation
 from tests.sim import leaving
-from tests.sim.book import Book, Group, Queue, Told, Where, wheres
+from tests.sim.book import Book
+from tests.sim.contents import Group, Queue, Told, Where, wheres
+from tests.sim.dedup import DedupRules
+from tests.sim.delayed import DelayedRules
 from tests.sim.leaving import TRIMMING, expired
-from tests.sim.mail import name_of
+from tests.sim.mail import names_in
+from tests.sim.rates import Bucket
+from tests.sim.schedules import ScheduleRules
 from vibemq import events as e
+from vibemq.batch import Batch
 from vibemq.declaration import Backoff, Mode, Overflow
 from vibemq.events import DEFAULT_LANE, DeadReason, ReleaseReason
 from vibemq.projections.bindings import matches
 from vibemq.protocol import messages as m
 
 EPHEMERAL_IDLE_US = 60_000_000
+COMING_BACK_US = 60_000_000
+"""After a start of the broker no queue ends for want of consumers before that time, or its own."""
 ROUNDING = 0.01
 """Parts of a message that the broker rounds otherwise."""
 LEASE_ENDED = "the lease ended"
@@ -40,26 +48,6 @@ def overdue(book: Book, now_us: int) -> None:
                 raise Violation(f"group {group.name} of queue {queue.name} is idle since {group.idle_since_us}")
 
 
-class Bucket:
-    """So many a second, of which a tenth of a second's may come at once, or one."""
-
-    def __init__(self, rate: int, now_us: int) -> None:
-        """Begin full."""
-        self.rate, self.at_us = rate, now_us
-        self.level = self.most
-
-    @property
-    def most(self) -> float:
-        """What may come at once."""
-        return max(1.0, self.rate / 10)
-
-    def fill(self, rate: int, now_us: int) -> None:
-        """Time has passed, and this is the rate now."""
-        self.rate = rate
-        self.level = min(self.most, self.level + (now_us - self.at_us) * rate / 1_000_000)
-        self.at_us = now_us
-
-
 class Rules:
     """Judges events. What it remembers beside the book is what a broker keeps in memory only."""
 
@@ -69,6 +57,10 @@ class Rules:
         self.overtaken: dict[tuple[int, int], int] = {}
         """(queue, group) -> messages in a row that went before others of a lower priority."""
         self.deliver_rates: dict[tuple[int, int], Bucket] = {}
+        self.in_transaction = False
+        """What is judged is a part of one. What is dropped there is decided in another order than it is written in."""
+        self.together: set[tuple[str, int]] = set()
+        """What of these was looked at for the event at hand, or the part of one."""
         self.publish_rates: dict[tuple[str, int], Bucket] = {}
         """By ("queue", number) and ("connection", number)."""
         self.connection_rate = 0
@@ -80,6 +72,7 @@ class Rules:
         """(queue, lane, where it was sent to, writer) -> the latest message."""
         self._too_much: tuple[tuple[int, int], int, set[Where]] = ((0, 0), 0, set())
         """Of which group what is too much, as of which event."""
+        self.delayed, self.dedup = DelayedRules(book), DedupRules(book)
         self.out_of_order: set[Name] = set()
         """Messages that were refused, and sent again when others had gone before."""
         self._judge: dict[type, Callable[[Any, Told, Any], None]] = {
@@ -104,6 +97,9 @@ class Rules:
             e.QueueRenamed: self._renamed,
             e.Bound: self._bound,
             e.Unbound: self._bound,
+            **self.delayed.judges,
+            **self.dedup.judges,
+            **ScheduleRules(book).judges,
         }
 
     def judge(self, told: Told, cause: m.Command | None) -> None:
@@ -134,25 +130,44 @@ class Rules:
         if not isinstance(cause, m.Publish) or cause.to_topic or cause.queue != queue.name:
             raise Violation(f"{event} in queue {queue.name} for {cause}")
         batch = cause.batch
-        if event.count + event.dropped != batch.count:
-            raise Violation(f"{event} of {batch.count} messages")
+        self.dedup.check_batch(event, told, cause)
+        self.delayed.check_due(event, told, cause)
         self._check_lane(queue, event.lane, batch.priority)
         if event.dropped and queue.settings.overflow is not Overflow.DROP_NEWEST:
             raise Violation(f"{event} in a queue with {queue.settings.overflow}")
-        if event.dropped and self._has_room(queue, event.count + 1, event.bytes + batch.lengths[event.count]):
-            raise Violation(f"{event} drops messages for which there is room")
-        if event.count and queue.settings.overflow not in TRIMMING and not self._has_room(
-            queue, event.count, event.bytes
-        ):  # fmt: skip
-            raise Violation(f"{event} in queue {queue.name}, which has {queue.length} messages and no room")
+        if event.dropped and not self.in_transaction:
+            size = event.bytes + self._first_dropped(event, batch)
+            if self._has_room(queue, event.count + 1, size):
+                raise Violation(f"{event} drops messages for which there is room")
+        if event.due_us and _delays_too_much(queue, event.count, event.bytes):
+            raise Violation(f"{event} in queue {queue.name}, which has {len(queue.delayed)} that are delayed")
+        if event.count:
+            self._check_room(event, queue)
         self._in_order(event.queue, event.lane, cause.queue, told)
         self._check_publish_rate("queue", event.queue, queue.settings.publish_rate, event.count, told.time_us)
         self._check_publish_rate("connection", event.connection, self.connection_rate, batch.count, told.time_us)
 
+    def _check_room(self, event: e.Published | e.Routed, queue: Queue) -> None:
+        """What is stored has room. In a transaction groups keep the average size of a message that they had before."""
+        if self.in_transaction and queue.settings.mode.has_groups:
+            return
+        if queue.settings.overflow not in TRIMMING and not self._has_room(queue, event.count, event.bytes):
+            raise Violation(f"{event} in queue {queue.name}, which has {queue.length} messages and no room")
+
+    def _first_dropped(self, event: e.Published, batch: Batch) -> int:
+        """How many bytes the first message has that was not stored for want of room."""
+        twice = {position for position, _, _ in event.duplicates}
+        return [size for position, size in enumerate(batch.lengths) if position not in twice][event.count]
+
     def _check_publish_rate(self, whose: str, number: int, rate: int, count: int, now_us: int) -> None:
         """One batch may be more than there is; the next one waits for longer."""
-        if rate:
-            bucket = self.publish_rates.setdefault((whose, number), Bucket(rate, now_us))
+        if rate and count:
+            key = whose, number
+            if key in self.together:  # the rest of a transaction comes with what came first
+                self.publish_rates[key].level -= count
+                return
+            self.together.add(key)
+            bucket = self.publish_rates.setdefault(key, Bucket(rate, now_us))
             bucket.fill(rate, now_us)
             if bucket.level < 1 - ROUNDING:
                 raise Violation(f"{whose} {number} publishes more than {rate} messages a second")
@@ -164,9 +179,9 @@ class Rules:
 
     def _has_room(self, queue: Queue, count: int, size: int) -> bool:
         settings = queue.settings
-        if queue.length + count > settings.max_length:
+        if queue.length + len(queue.delayed) + count > settings.max_length:
             return False
-        return queue.bytes + size <= settings.max_bytes
+        return queue.bytes + queue.delayed_bytes + size <= settings.max_bytes
 
     def _in_order(self, queue: int, lane: int, target: str, told: Told) -> None:
         """What a writer sent to one place, in a row, stands in that row, but for what was refused meanwhile."""
@@ -182,6 +197,7 @@ class Rules:
     def _routed(self, event: e.Routed, told: Told, cause: m.Command | None) -> None:
         if not isinstance(cause, m.Publish) or not cause.to_topic or cause.queue != event.topic:
             raise Violation(f"{event} for {cause}")
+        self.delayed.check_due(event, told, cause)
         bound = {queue.id for queue in self._targets(cause)}
         targets = {queue for queue, _, _ in event.targets}
         if event.unroutable:
@@ -191,13 +207,13 @@ class Rules:
             raise Violation(f"{event} goes to more than {bound}")
         for number in bound - targets:
             queue = self.book.queues[number]
-            if queue.settings.overflow is not Overflow.DROP_NEWEST or self._has_room(queue, event.count, event.bytes):
+            is_there = not self.in_transaction and self._has_room(queue, event.count, event.bytes)
+            if queue.settings.overflow is not Overflow.DROP_NEWEST or is_there:
                 raise Violation(f"{event} leaves out queue {queue.name}")
         for number, lane, _ in event.targets:
             queue = self.book.queues[number]
             self._check_lane(queue, lane, cause.batch.priority)
-            if queue.settings.overflow not in TRIMMING and not self._has_room(queue, event.count, event.bytes):
-                raise Violation(f"{event} in queue {queue.name}, which has {queue.length} messages and no room")
+            self._check_room(event, queue)
             self._in_order(number, lane, event.topic, told)
             self._check_publish_rate("queue", number, queue.settings.publish_rate, event.count, told.time_us)
         self._check_publish_rate("connection", event.connection, self.connection_rate, event.count, told.time_us)
@@ -211,7 +227,10 @@ class Rules:
     def lacks_room(self, publish: m.Publish) -> bool:
         """Whether a queue refuses a publish that it has no room for."""
         count, size = publish.batch.count, publish.batch.record_bytes
-        refusing = [queue for queue in self._targets(publish) if queue.settings.overflow is Overflow.REJECT]
+        targets = self._targets(publish)
+        if (publish.delay_ms or publish.due_us) and any(_delays_too_much(queue, count, size) for queue in targets):
+            return True
+        refusing = [queue for queue in targets if queue.settings.overflow is Overflow.REJECT]
         return any(not self._has_room(queue, count, size) for queue in refusing)
 
     def _targets(self, publish: m.Publish) -> list[Queue]:
@@ -222,7 +241,7 @@ class Rules:
 
     def refused(self, publish: m.Publish) -> None:
         """A publish was refused for good: what its writer sends after it may come before it."""
-        self.out_of_order.update(name_of(body) for body in publish.batch.bodies())
+        self.out_of_order.update(names_in(publish.batch))
 
     # --- groups and consumers
 
@@ -503,7 +522,8 @@ class Rules:
         if held != set(wheres(event.kept)):
             raise Violation(f"{event}, but consumers hold {held}")
         furthest = max(queue.groups.values(), key=lambda group: group.length, default=None)
-        if event.count != (furthest.length - len(furthest.held) if furthest is not None else 0):
+        count = furthest.length - len(furthest.held) if furthest is not None else 0
+        if event.count != count + len(queue.delayed):
             raise Violation(f"{event}, but of {queue.length} messages {len(held)} are held")
 
     def _deleted(self, event: e.QueueDeleted, told: Told, cause: m.Command | None) -> None:
@@ -511,14 +531,21 @@ class Rules:
         if queue.deleted_until_us:
             if event.until_us or told.time_us < queue.deleted_until_us:
                 raise Violation(f"{event} before {queue.deleted_until_us}")
+        elif not event.connection:
+            expires_us = queue.settings.expires_ms * 1000
+            if not expires_us or queue.has_consumers or told.time_us < queue.idle_since_us + expires_us:
+                raise Violation(f"{event} at {told.time_us}, of a queue that is idle since {queue.idle_since_us}")
+            if told.time_us < self.delayed.started_us + min(expires_us, COMING_BACK_US):
+                raise Violation(f"{event} before consumers could come back")
         elif not isinstance(cause, m.Delete) or cause.queue != queue.name:
             raise Violation(f"{event} for {cause}")
-        if event.count != queue.length:
-            raise Violation(f"{event} of {queue.length} messages")
+        if event.count != queue.length + len(queue.delayed):
+            raise Violation(f"{event} of {queue.length} messages, and {len(queue.delayed)} that are delayed")
         self.publish_rates.pop(("queue", event.queue), None)
 
-    def _undeleted(self, event: e.QueueUndeleted, _: Told, cause: m.Command | None) -> None:
+    def _undeleted(self, event: e.QueueUndeleted, told: Told, cause: m.Command | None) -> None:
         queue = self.book.queues[event.queue]
+        self.delayed.came_back(queue, told)
         if not isinstance(cause, m.Undelete) or (cause.name or cause.queue) != event.name:
             raise Violation(f"{event} for {cause}")
         if queue is not self.book.last_deleted(cause.queue) or event.name in self.book.names:
@@ -536,6 +563,13 @@ class Rules:
         asked = m.Bind if isinstance(event, e.Bound) else m.Unbind
         if not isinstance(cause, asked) or (cause.queue, cause.pattern) != (queue.name, event.pattern):
             raise Violation(f"{event} for {cause}")
+
+
+def _delays_too_much(queue: Queue, count: int, size: int) -> bool:
+    """Whether a queue that makes room for what comes could not make any for so many that are delayed."""
+    settings = queue.settings
+    too_many = len(queue.delayed) + count > settings.max_length or queue.delayed_bytes + size > settings.max_bytes
+    return settings.overflow in TRIMMING and too_many
 
 
 def delays_us(queue: Queue, failures: int, wished_ms: int | None) -> tuple[int, int]:

@@ -41,13 +41,17 @@ SOMETIMES: Final = {
     "unbind": 1,
     "seek": 3,
     "delete_group": 1,
-    "redrive": 10,
+    "redrive": 16,
     "change": 3,
     "rename": 2,
     "wreck": 2,
     "undelete": 3,
 }
 """What clients do in some histories and not in others, and in some very often."""
+TRANSACTIONS: Final = {"begin": 30, "commit": 80, "repeat": 10, "hop": 6, "rollback": 1}
+SCHEDULES: Final = {"schedule": 8, "pause": 4, "unschedule": 2, "list_schedules": 1}
+DELAYED: Final = {"cancel": 24, "reschedule": 24, "list_delayed": 8}
+"""What clients do who do such things at all."""
 
 
 _ALL: Final = tuple(Mode)
@@ -72,7 +76,9 @@ _OPTIONS: Final[tuple[tuple[float, tuple[Mode, ...], tuple[Settings, ...]], ...]
     (0.25, _GROUPS, ({"group_max_lag": 12},)),
     (0.2, _ALL, ({"single_active": True},)),
     (0.15, _ALL, ({"publish_rate": 50}, {"publish_rate": 300})),
+    (0.15, _ALL, ({"expires_ms": 80}, {"expires_ms": 400}, {"expires_ms": 20_000})),
     (0.15, _ALL, ({"deliver_rate": 100}, {"deliver_rate": 400})),
+    (0.5, _ALL, ({"dedup_window_ms": 30}, {"dedup_window_ms": 150}, {"dedup_window_ms": 0})),
 )
 """How often a queue of which mode has one of which settings."""
 
@@ -88,6 +94,10 @@ class Scene:
     unroutable: str = ""
     publish_rate: int = 0
     """Of one connection."""
+    delayed: float = 0.0
+    """How often a batch is to wait."""
+    dedup: float = 0.0
+    """How often one has dedup ids."""
     actions: tuple[str, ...] = tuple(action for action, weight in OFTEN.items() for _ in range(weight))
     """What clients do, each as often as it is done."""
 
@@ -115,6 +125,10 @@ class Taste(NamedTuple):
 
     settings: Mapping[str, Any] = MappingProxyType({})
     often: Mapping[str, int] = MappingProxyType({})
+    delayed: float = 0.0
+    dedup: float = 0.0
+    transactions: float = 0.0
+    schedules: float = 0.0
 
 
 TASTES: Final[dict[str, Taste]] = {
@@ -123,6 +137,12 @@ TASTES: Final[dict[str, Taste]] = {
         {"max_attempts": 0, "retry_backoff": "exponential", "retry_delay_ms": 5, "retry_delay_max_ms": 8}, {"nack": 80}
     ),
     "redriven": Taste({"max_attempts": 2, "dead_letter_queue": ""}, {"nack": 60, "redrive": 60}),
+    "delayed": Taste({"delete_grace_ms": 3_600_000}, {"wreck": 8, "undelete": 16}, delayed=0.5),
+    "dedup": Taste({"dedup_window_ms": 100}, dedup=0.7),
+    "atomic": Taste({"max_attempts": 0, "lease_ms": 200}, transactions=1.0, delayed=0.1, dedup=0.2),
+    "tight": Taste({"max_length": 8, "overflow": "reject"}, {"publish": 10}, transactions=1.5),
+    "processing": Taste({"mode": "round-robin", "lease_ms": 100}, {"ack": 5, "nack": 5}, transactions=1.5),
+    "scheduled": Taste(schedules=1.5),
     "groups": Taste({"mode": "fan-out", "group_idle_ms": 60}, {"delete_group": 8, "unsubscribe": 12, "seek": 12}),
 }
 """Histories in which one kind of thing happens much, by name."""
@@ -132,10 +152,10 @@ def drawn(random: Random, taste: Taste | None = None) -> Scene:
     """What chance has it, to somebody's taste."""
     if taste is None:
         chance = random.random()
-        if chance < 0.2:
+        if chance < 0.12:
             return PLAIN
-        taste = random.choice(list(TASTES.values())) if chance < 0.45 else Taste()
-    settings, likes = taste
+        taste = random.choice(list(TASTES.values())) if chance < 0.5 else Taste()
+    settings, likes, *_ = taste
     names = WORK[: random.choice((1, 2, 2, 2, 3))]
     queues = {name: resolved(_queue(random), settings) for name in names}
     queues[DEAD] = {"max_attempts": 0, "lease_ms": 60}
@@ -156,9 +176,17 @@ def drawn(random: Random, taste: Taste | None = None) -> Scene:
     }
     often = OFTEN | {action: weight * random.choice((0, 1, 1, 4)) for action, weight in SOMETIMES.items()}
     often.update(likes)
+    delayed = taste.delayed or random.choice((0, 0.1, 0.4))
+    transactions = taste.transactions or random.choice((0, 0.5, 1))
+    often |= {action: round(weight * transactions) for action, weight in TRANSACTIONS.items()}
+    schedules = taste.schedules or random.choice((0, 0, 1))
+    often |= {action: round(weight * schedules) for action, weight in SCHEDULES.items()}
+    often |= {action: round(weight * delayed) for action, weight in DELAYED.items()}
     return Scene(
         queues,
         others,
+        delayed=delayed,
+        dedup=taste.dedup or random.choice((0, 0, 0.2, 0.6)),
         unroutable=DEAD if random.random() < 0.4 else "",
         publish_rate=random.choice((0, 0, 0, 0, 0, 0, 0, 0, 0, 400)),
         actions=tuple(action for action, weight in often.items() for _ in range(weight)),

@@ -11,6 +11,7 @@ from random import Random
 from typing import NamedTuple
 
 from tests.checker import Violation
+from tests.sim.delayed import resolved
 from tests.sim.disk import SimulatedDisk
 from tests.sim.invariants import Watch
 from tests.sim.network import Wire
@@ -39,6 +40,8 @@ SEGMENT_BYTES = 8192
 RESERVE_BYTES = 4096
 RECORD_BYTES = 1000
 """Few records but those of publishes are longer: so much of the reserve may be left when one does not fit."""
+CATCH_UP = 5
+"""Missed times of a schedule that are made up for one by one."""
 BLOCKED_BYTES = 2500
 """A client with so much unread is one that does not read."""
 
@@ -66,6 +69,7 @@ class _Peer:
     def connect(self, hello: m.Hello, codec: str) -> int:
         number = self.shell.broker.connect(hello.client, "simulated", codec, hello.producer)
         self.shell.wires[number] = self.wire
+        self.shell.around.watch.attempts.connected(number, hello.producer)
         return number
 
     def admit(self, size: int) -> None:
@@ -108,16 +112,22 @@ class Shell:
         self.limits = Limits(
             cache_bytes=around.random.choice((300, 3000, 3000, 1 << 20, 1 << 20)),
             producers=100,
+            schedule_catch_up=CATCH_UP,
             publish_rate_per_connection=around.scene.publish_rate,
         )
         self.broker = Broker(
             self.state, self.limits, QueueDefaults(), auto_create=False, unroutable=around.scene.unroutable
         )
+        self.broker.schedules.has_room = self.log.admit
         self.journal = self.broker.journal
         self.wires: dict[int, Wire] = {}
         self.waiting = Outbox()
         self.loads: list[f.Reading] = []
         self.deferred: list[f.Reading] = []
+        self.read: list[tuple[f.Reading, Callable[[], None]]] = []
+        """What was read, and how to tell the broker, who does not know yet."""
+        self.causes: dict[f.Reading, m.Command] = {}
+        """What is carried out when something was read, and the request for it."""
         self.group: Group | None = None
         self.group_written = False
         self.spent_bytes: int | None = None
@@ -234,7 +244,10 @@ class Shell:
         known, publish = len(journal.effects), command if isinstance(command, m.Publish) else None
         had_reason = publish is None or self._is_late(conversation.number, publish) or rules.may_be_refused(publish)
         self.disk_refused = False
+        asked = len(journal.loads)
         conversation.execute(command)
+        if isinstance(command, m.CancelDelayed | m.Reschedule):
+            self.causes |= dict.fromkeys(journal.loads[asked:], resolved(command, journal.now_us))
         is_recorded = bool(journal.records)
         self.append(None if isinstance(command, m.Refused) else command)
         for effect in islice(journal.effects, known, None):
@@ -243,9 +256,26 @@ class Shell:
                 self.around.watch.peeked(effect, command)
             elif isinstance(effect, f.Answer) and is_recorded and effect.after < self.state.next_offset:
                 raise Violation(f"answered before it is durable: {command}")
+        watch, number = self.around.watch, conversation.number
+        if isinstance(command, m.Begin | m.Rollback):
+            for effect in islice(journal.effects, known, None):
+                if isinstance(effect, f.Answer):
+                    watch.attempts.answered(command, effect.result, number, journal.now_us)
+        elif isinstance(command, m.Commit) and not is_recorded:
+            self._not_committed(number, command, is_repeated=len(journal.loads) > asked)
         if publish is not None:
             is_stored = any(isinstance(effect, f.Confirmed) for effect in islice(journal.effects, known, None))
             self._published(conversation.number, publish, is_stored=is_stored, had_reason=had_reason)
+
+    def _not_committed(self, number: int, commit: m.Commit, *, is_repeated: bool) -> None:
+        """A commit did nothing: it was carried out before, or waits, or is refused for good."""
+        watch, broker = self.around.watch, self.broker
+        if not is_repeated and watch.must_commit(commit, number, self.journal.now_us) and not self.disk_refused:
+            raise Violation(f"{commit} is refused, and there is no reason to: {number}")
+        for publish in commit.publishes:  # what the writer sends meanwhile may come before
+            watch.rules.refused(publish)
+        if commit.epoch not in broker.transactions._connections[number].attempts:
+            watch.attempts.open.pop(commit.epoch, None)
 
     def _is_late(self, number: int, publish: m.Publish) -> bool:
         """Whether a producer has given a batch up, or had its answer: one that was long on its way is refused then."""
@@ -336,9 +366,12 @@ class Shell:
         return self.spent_bytes is None or self.spent_bytes >= RESERVE_BYTES - RECORD_BYTES
 
     def load(self) -> None:
-        """Read what the broker asked for."""
-        if self.loads:
-            reading = self.loads.pop(self.around.random.randrange(len(self.loads)))
+        """Read what the broker asked for, or tell it what was read; there may be some time between."""
+        random = self.around.random
+        if self.read and not (self.loads and random.random() < 0.5):
+            self._tell(*self.read.pop(0))
+        elif self.loads:
+            reading = self.loads.pop(random.randrange(len(self.loads)))
             try:
                 answer = self._read(reading)
             except BeyondLog:
@@ -346,10 +379,21 @@ class Shell:
                 return
             except OSError as problem:  # reads are not among the faults here: so it was never there
                 raise Violation(f"what the log says is there cannot be read: {reading}, {problem}") from problem
-            self.begin()
-            answer()
-            self.append()
-            self.around.watch.rules.found = None
+            if isinstance(reading, f.DueAfter | f.DelayedOf) and random.random() < 0.6:
+                self.read.append((reading, answer))
+            else:
+                self._tell(reading, answer)
+
+    def _tell(self, reading: f.Reading, answer: Callable[[], None]) -> None:
+        """The broker hears what was read."""
+        self.begin()
+        cause = self.causes.pop(reading, None)
+        asked = len(self.journal.loads)
+        answer()
+        if cause is not None:  # it may have to look again
+            self.causes |= dict.fromkeys(self.journal.loads[asked:], cause)
+        self.append(cause)
+        self.around.watch.rules.found = None
 
     def _read(self, reading: f.Reading) -> Callable[[], None]:
         """Read what was asked for; how to tell the broker."""

@@ -2,14 +2,14 @@
 
 import pytest
 
-from tests.sim import bugs, delivery_bugs
+from tests.sim import bugs, delivery_bugs, time_bugs
 from tests.sim.bugs import Plant
 from tests.sim.scene import TASTES
 from tests.sim.world import run_seed
 from vibemq.errors import VibeMQError
 
 SEEDS = 200
-PLANTED = [*bugs.PLANTED, *delivery_bugs.PLANTED]
+PLANTED = [*bugs.PLANTED, *delivery_bugs.PLANTED, *time_bugs.PLANTED]
 TASTE: dict[Plant, str] = {
     bugs.requests_left_without_answer: "groups",
     delivery_bugs.idle_groups_deleted_too_early: "groups",
@@ -18,6 +18,11 @@ TASTE: dict[Plant, str] = {
     delivery_bugs.redrive_loses_the_attempts: "redriven",
     delivery_bugs.redriven_messages_have_no_new_life: "redriven",
     delivery_bugs.unblocked_out_of_order: "blocked",
+    time_bugs.what_comes_while_more_is_read_is_forgotten: "delayed",
+    time_bugs.undeleted_queues_have_lost_what_was_delayed: "delayed",
+    time_bugs.batches_of_a_transaction_counted_one_by_one: "tight",
+    time_bugs.late_commits_of_a_lost_connection_taken: "processing",
+    time_bugs.dedup_ids_forgotten_too_early: "dedup",
     delivery_bugs.publishers_never_told_to_go_on: "blocked",
 }
 """Histories in which a bug that seldom shows does so more often; of most, any will do."""

@@ -18,7 +18,7 @@ from tests.sim.coverage import missing, table
 from tests.sim.features import FEATURES
 from tests.sim.world import World, run_seed
 
-SEEDS = 400
+SEEDS = 600
 CHUNKS = 8
 SHORT = 200
 """Steps of the histories that run four times."""

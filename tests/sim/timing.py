@@ -8,7 +8,9 @@ from collections import Counter
 from typing import Any, TypeAlias
 
 from tests.checker import Violation
-from tests.sim.book import Book, Queue, wheres
+from tests.sim.book import Book
+from tests.sim.contents import Queue, Told, wheres
+from tests.sim.delayed import spread
 from tests.sim.rules import LEASE_ENDED
 from vibemq import events as e
 from vibemq.declaration import Mode
@@ -20,6 +22,37 @@ Key: TypeAlias = tuple[int, int, int, int]
 """Queue, group, lane, sequence."""
 
 
+class Delays:
+    """Messages that wait for their time, by the monotonic clock: none is ready before it."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        """Nobody waits."""
+        self._counts = counts
+        self._until: dict[tuple[int, str], int] = {}
+        """By queue and message."""
+
+    def restarted(self) -> None:
+        """A delay may be over sooner, as a wall clock that went on meanwhile is believed."""
+        self._until.clear()
+
+    def happened(self, part: Told, now_us: int) -> None:
+        """An event, or a part of one, was appended `now_us`."""
+        event, time_us, messages = part
+        if isinstance(event, e.Published | e.Routed) and event.due_us:
+            queues = [event.queue] if isinstance(event, e.Published) else [queue for queue, _, _ in event.targets]
+            for message in messages:
+                self._until |= {(queue, message.id): now_us + event.due_us - time_us for queue in queues}
+        elif isinstance(event, e.Rescheduled):
+            for one, (due_us, _) in spread(event.after).items():
+                self._until[event.queue, one] = now_us + due_us - time_us
+        elif isinstance(event, e.Matured):
+            for one in spread(event.entries):
+                left_us = self._until.pop((event.queue, one), now_us) - now_us
+                self._counts["due times reached"] += 1
+                if left_us > SLACK_US:
+                    raise Violation(f"message {one} of queue {event.queue} is ready {left_us} us too early")
+
+
 class Timing:
     """Leases and retry delays, in microseconds of the monotonic clock."""
 
@@ -28,6 +61,7 @@ class Timing:
         self._counts = counts
         self.leases: dict[Key, int] = {}
         self.waiting: dict[Key, int] = {}
+        self.delays = Delays(counts)
         self.told_us: dict[int, int] = {}
         """Subscription -> the lease that its client was told: it is given no shorter one."""
 
@@ -35,6 +69,7 @@ class Timing:
         """Nobody holds anything; a delay may be over sooner, as a wall clock that went on meanwhile is believed."""
         self.leases.clear()
         self.waiting.clear()
+        self.delays.restarted()
 
     def happened(self, event: e.Event, time_us: int, now_us: int, queue: Queue | None) -> None:
         """An event of broker time `time_us` was appended `now_us`."""

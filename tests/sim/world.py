@@ -305,6 +305,8 @@ class World:
             self.connect(client)
         else:
             client.act()
+            if client.hops:
+                self.connect(client)
         self.tell(f"client {client.producer}: {client.told}")
 
     def kill(self) -> None:
@@ -353,6 +355,7 @@ class World:
             client.moment = self.next_moment()
             self.connect(client)
         reader.operating.declare_all()
+        reader.scheduling.end_all()
         self.settle()
         read: set[tuple[int, int]] = set()
         for _ in range(DRAIN_ROUNDS):
@@ -386,9 +389,14 @@ class World:
 
     def _is_drained(self) -> bool:
         held = any(consumer.open for consumer in self.clients[0].consuming.consumers.values())
-        waiting = any(client.producing.unconfirmed for client in self.clients)
-        there = [queue for queue in self.shell.state.queues.values() if not queue.deleted_until_us]
-        return not held and not waiting and all(queue.length == 0 for queue in there)
+        waiting = any(client.producing.unconfirmed or client.transacting.pending for client in self.clients)
+        if held or any(queue.length for queue in self.watch.book.there()):
+            return False
+        due = [one.due_us for queue in self.watch.book.there() for one in queue.delayed.values()]
+        if due:  # nothing else is left that anybody could wait for
+            self.shell.begin()
+            self.monotonic_us += max(0, min(due) - self.shell.journal.now_us)
+        return not waiting and not due
 
     def _go_on(self, reader: Client) -> None:
         """Publish what was refused, ack what came, ask for more."""
@@ -428,7 +436,7 @@ class World:
             shell.end_turn()
             shell.take_group()
             shell.finish_group()
-            while shell.loads:
+            while shell.loads or shell.read:
                 shell.load()
             shell.keep_house()
             for wire in list(self.wires):
@@ -443,8 +451,12 @@ class World:
         book, history = self.watch.book, self.history
         history.owed = book.acked | {Copy(name, "nobody") for name in history.confirmed if name not in book.ids}
         history.excused = book.ended
+        history.attempted |= book.schedules.fired
+        history.confirmed |= book.schedules.fired
+        history.stored, history.left_out = set(book.ids), self.watch.rules.dedup.left_out
         history.queues = book.came_to
         left = {(queue.name, group.name) for queue in book.there() for group in queue.groups.values() if group.length}
+        left |= {(queue.name, "waiting for its time") for queue in book.there() if queue.delayed}
         if left:
             raise Violation(f"these are empty, and the log does not say where their messages are: {left}")
 
