@@ -41,6 +41,29 @@ HISTORIES: Final = Source("G11", "histories", 100_000, 50, ("tests/sim/test_worl
 CLOCKS: Final = Source(
     "G10", "histories with jumping clocks", 50_000, 10, ("tests/sim/test_clocks.py::test_clocks_that_jump",), parts=2
 )
+TRANSACTIONS: Final = Source(
+    "G13",
+    "histories of transactions",
+    50_000,
+    10,
+    ("tests/sim/test_atomicity.py::test_transactions_are_all_or_nothing",),
+    parts=2,
+)
+CUT_OFF: Final = Source(
+    "G13_STATES",
+    "crashes between the steps of transactions",
+    50_000,
+    5,
+    ("tests/sim/test_atomicity.py::test_a_crash_after_any_step_leaves_all_or_nothing",),
+)
+TRANSFORMED: Final = Source(
+    "G13_KILLS",
+    "kills at the steps of transactions",
+    2000,
+    6,
+    ("tests/crash/test_transactions.py::test_each_message_is_transformed_exactly_once",),
+    waits=True,
+)
 SAME: Final = Source("G14", "seeds", 10_000, 6, ("tests/sim/test_world.py::test_a_seed_is_a_history_byte_for_byte",))
 CUTS: Final = Source(
     "G5",
@@ -134,7 +157,7 @@ PROMISES: Final = (
     Promise("G10", "A clock that jumps loses and expires nothing", (CLOCKS,)),
     Promise("G11", "Every projection equals a replay from zero", (HISTORIES,)),
     Promise("G12", "A crash in compaction, backup or restore is safe", (), LATER),
-    Promise("G13", "A transaction is all or nothing", (), LATER),
+    Promise("G13", "A transaction is all or nothing", (TRANSACTIONS, CUT_OFF, TRANSFORMED)),
     Promise("G14", "The same seed gives the same log, byte for byte", (SAME,)),
     Promise("G15", "Old logs open forever", (GOLDEN,)),
     Promise("G16", "Memory is bounded", (MEMORY,)),
