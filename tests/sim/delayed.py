@@ -10,9 +10,11 @@ import msgspec
 
 from tests.checker import Copy, Violation
 from tests.sim.contents import Delayed, Entry, Queue, Told
-from tests.sim.mail import Message
+from tests.sim.mail import Message, name_of
 from vibemq import events as e
 from vibemq.protocol import messages as m
+from vibemq.protocol.json_lines import rfc3339
+from vibemq.server import effects as f
 
 if TYPE_CHECKING:
     from tests.sim.book import Book
@@ -108,6 +110,48 @@ class DelayedBook:
             if one not in left:
                 self.end(queue, one, "cancelled")
         self._take(queue, event.after)
+
+
+class DelayedAnswers:
+    """What clients are told of what waits: it is what is there."""
+
+    def __init__(self, book: "Book") -> None:
+        """Judge by this book."""
+        self._book = book
+
+    def listed(self, ask: f.DelayedListed, answer: dict[str, Any]) -> None:
+        """A page of the list: the first due first, from behind a place on."""
+        waits = self._book.queues[ask.queue].delayed
+        ordered = sorted((one.due_us, *place_of(identity)) for identity, one in waits.items())
+        behind = [place for place in ordered if place > ask.behind]
+        page = behind[: ask.most]
+        wanted = {
+            "messages": [(f"{offset}-{index}", rfc3339(due_us)) for due_us, offset, index in page],
+            "count": len(waits),
+            "next": list(page[-1] if page else ask.behind) if len(behind) > len(page) else None,
+        }
+        found = answer | {"messages": [(one["id"], one["due_at"]) for one in answer["messages"]]}
+        if found != wanted:
+            raise Violation(f"{ask} is answered with {found}, where {wanted} is there")
+
+    def shown(self, ask: f.DelayedShown, answer: dict[str, Any] | None) -> None:
+        """One message, if it waits there."""
+        waits = self._book.queues[ask.queue].delayed.get(f"{ask.offset}-{ask.at}")
+        found = answer and (answer["due_at"], name_of(answer["body"]))
+        if found != (waits and (rfc3339(waits.due_us), waits.message.name)):
+            raise Violation(f"{ask} is answered with {answer}, where {waits} is there")
+
+    def counted(self, name: str, answer: dict[str, Any]) -> None:
+        """What is shown of a queue."""
+        queue = self._book.queue_named(name)
+        if queue is None or (answer["delayed"], answer["messages"]) != (len(queue.delayed), queue.length):
+            raise Violation(f"queue {name} is shown with {answer}, where {queue and queue.delayed} are delayed")
+
+
+def place_of(identity: str) -> tuple[int, int]:
+    """The record of a message, and its index there."""
+    offset, _, index = identity.partition("-")
+    return int(offset), int(index)
 
 
 class DelayedRules:

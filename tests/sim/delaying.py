@@ -75,5 +75,6 @@ class Delaying:
             client.say(m.ShowDelayed(request=client.ask(), queue=queue, id=ids[0]))
         else:
             queue, count = random.choice(client.scene.names), random.choice((2, 100))
-            client.say(m.ListDelayed(request=client.ask(), queue=queue, count=count))
+            behind = random.choice((0, random.choice(client.times_us) + 30_000)), random.choice((0, 40)), 0
+            client.say(m.ListDelayed(request=client.ask(), queue=queue, count=count, after=behind))
         client.told = f"look at what waits in {queue}"

@@ -12,6 +12,7 @@ from tests.checker import Name, Violation
 from tests.sim import mail
 from tests.sim.book import Book
 from tests.sim.contents import Entry, Queue, Told, Where, wheres
+from tests.sim.delayed import DelayedAnswers
 from tests.sim.features import Features
 from tests.sim.rules import Rules, ready_in, word
 from tests.sim.timing import Timing
@@ -54,6 +55,7 @@ class Watch:
         self.sent: dict[int, list[Sent]] = {}
         """Subscription -> what it is sent, from delivery number 1 on. What a crash takes back may have arrived."""
         self.attempts = Attempts()
+        self.answers = DelayedAnswers(self.book)
         self.deleted: dict[tuple[int, int], int] = {}
         """(connection, request) -> the queue that is gone for good by it."""
         self.taken_back: dict[tuple[int, int], list[tuple[Name, str]]] = {}

@@ -6,7 +6,7 @@ is taken, written, and known to be synced, when a load is done, and when a check
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import islice
+from contextlib import suppress
 from random import Random
 from typing import NamedTuple
 
@@ -248,24 +248,41 @@ class Shell:
         conversation.execute(command)
         if isinstance(command, m.CancelDelayed | m.Reschedule):
             self.causes |= dict.fromkeys(journal.loads[asked:], resolved(command, journal.now_us))
-        is_recorded = bool(journal.records)
+        is_recorded, number = bool(journal.records), conversation.number
         self.append(None if isinstance(command, m.Refused) else command)
-        for effect in islice(journal.effects, known, None):
-            if isinstance(effect, f.Peeked):
-                assert not isinstance(command, m.Refused)
-                self.around.watch.peeked(effect, command)
-            elif isinstance(effect, f.Answer) and is_recorded and effect.after < self.state.next_offset:
-                raise Violation(f"answered before it is durable: {command}")
-        watch, number = self.around.watch, conversation.number
-        if isinstance(command, m.Begin | m.Rollback):
-            for effect in islice(journal.effects, known, None):
-                if isinstance(effect, f.Answer):
-                    watch.attempts.answered(command, effect.result, number, journal.now_us)
-        elif isinstance(command, m.Commit) and not is_recorded:
+        effects = journal.effects[known:]
+        if not isinstance(command, m.Refused):
+            for effect in effects:
+                self._check(effect, command, number, is_recorded=is_recorded)
+        if isinstance(command, m.Commit) and not is_recorded:
             self._not_committed(number, command, is_repeated=len(journal.loads) > asked)
         if publish is not None:
-            is_stored = any(isinstance(effect, f.Confirmed) for effect in islice(journal.effects, known, None))
-            self._published(conversation.number, publish, is_stored=is_stored, had_reason=had_reason)
+            is_stored = any(isinstance(effect, f.Confirmed) for effect in effects)
+            self._published(number, publish, is_stored=is_stored, had_reason=had_reason)
+
+    def _check(self, effect: f.Effect, command: m.Command, number: int, *, is_recorded: bool) -> None:
+        """What a command is answered with, or will be when it was read."""
+        watch = self.around.watch
+        if isinstance(effect, f.Peeked):
+            watch.peeked(effect, command)
+        elif isinstance(effect, f.DelayedListed | f.DelayedShown):
+            self._look(effect)
+        elif isinstance(effect, f.Answer):
+            if is_recorded and effect.after < self.state.next_offset:
+                raise Violation(f"answered before it is durable: {command}")
+            if isinstance(command, m.ShowQueue):
+                watch.answers.counted(command.queue, effect.result)
+            watch.attempts.answered(command, effect.result, number, self.journal.now_us)
+
+    def _look(self, ask: f.DelayedListed | f.DelayedShown) -> None:
+        """What is answered about what is delayed, if it can be read already, is right."""
+        answers, reading = self.around.watch.answers, self.storage.delayed
+        with suppress(BeyondLog):
+            if isinstance(ask, f.DelayedListed):
+                answers.listed(ask, reading.listed(ask))
+            else:
+                answers.shown(ask, reading.shown(ask))
+            self.around.counts["delayed shown"] += 1
 
     def _not_committed(self, number: int, commit: m.Commit, *, is_repeated: bool) -> None:
         """A commit did nothing: it was carried out before, or waits, or is refused for good."""

@@ -27,7 +27,7 @@ OFTEN = (
     ", judged, redeliveries, lines of JSON, clocks set, leases ended, delays ended, times looked up, rests"
     ", blocked, refused for want of room, died of the disk, starts that failed, room returned, checkpoints without room"
     ", expired, dropped, purged, sought past, deleted with the group, deleted with the queue, parted"
-    ", sent without acks"
+    ", sent without acks, due times reached, delayed looked up, delayed shown, cancelled"
 )
 RARE = "dead, with nowhere to go"
 ROOT = Path(__file__).parents[2]

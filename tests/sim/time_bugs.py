@@ -57,6 +57,11 @@ def entries_not_committed_to_the_index(patch: Patch) -> None:
     patch.setattr(MemoryBase, "commit", lambda *_: None)
 
 
+def lists_know_only_what_was_committed(patch: Patch) -> None:
+    """Of what is delayed."""
+    patch.setattr(DelayedOverlay, "of_queue", lambda _, base, queue, offset: list(base.of_queue(queue, offset)))
+
+
 def entries_not_replayed(patch: Patch) -> None:
     """The index knows of delayed messages what was committed, and nothing of the end of the log."""
     note = DelayedOverlay.note
@@ -284,6 +289,7 @@ PLANTED = [
     delays_are_of_the_wall_clock_at_the_start,
     what_comes_while_more_is_read_is_forgotten,
     entries_not_committed_to_the_index,
+    lists_know_only_what_was_committed,
     entries_not_replayed,
     messages_that_were_taken_back_come,
     rescheduled_messages_come_when_they_were_due_before,

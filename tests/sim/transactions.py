@@ -5,7 +5,7 @@ make room for what is published with them.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.checker import Violation
 from tests.sim.contents import Told, Where, wheres
@@ -93,7 +93,7 @@ class Attempts:
                 self.close_all(other)
         self._producers[connection] = producer
 
-    def answered(self, command: m.Command, result: dict[str, int], connection: int, now_us: int) -> None:
+    def answered(self, command: m.Command, result: Any, connection: int, now_us: int) -> None:  # noqa: ANN401 - as answers have it
         """A client was told something."""
         if isinstance(command, m.Begin):
             self._begun(connection, result["epoch"], now_us + result["timeout_ms"] * 1000)
