@@ -1,6 +1,7 @@
 """The tables of the index in LMDB: entries with their checksums, and those of delayed messages in two orders."""
 
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from typing import Final
@@ -27,8 +28,17 @@ class Tables:
     def __init__(self, env: lmdb.Environment, seed: int, names: tuple[bytes, ...]) -> None:
         """Open all of them, and create those that are not there."""
         self.env, self._seed = env, seed
+        self._mapped = threading.Lock()
         with env.begin(write=True) as txn:
             self._tables = {name: env.open_db(name, txn) for name in names}
+
+    def release(self) -> None:
+        """Let go of the pages that writing has touched: LMDB sees the file anew. For who writes, between transactions.
+
+        Else a large index would stay in the memory of the process for as long as the system has room for it.
+        """
+        with self._mapped:  # nobody reads meanwhile
+            self.env.set_mapsize(self.env.info()["map_size"])
 
     def put(self, txn: lmdb.Transaction, table: bytes, key: bytes, value: bytes, *, overwrite: bool = True) -> None:
         """Write an entry."""
@@ -46,13 +56,13 @@ class Tables:
 
     def get(self, table: bytes, key: bytes) -> bytes | None:
         """The value of a key."""
-        with self.env.begin() as txn:
+        with self._mapped, self.env.begin() as txn:
             value = txn.get(key, db=self._tables[table])
         return None if value is None else self._open_value(key, value)
 
     def floor(self, table: bytes, key: bytes, prefix: int = 0) -> bytes | None:
         """The value of the last key at or before `key`, which must agree in the first `prefix` bytes."""
-        with self.env.begin() as txn, txn.cursor(self._tables[table]) as cursor:
+        with self._mapped, self.env.begin() as txn, txn.cursor(self._tables[table]) as cursor:
             at_or_after = cursor.set_range(key)
             if (at_or_after and cursor.key() == key) or (cursor.prev() if at_or_after else cursor.last()):
                 found, value = cursor.item()
@@ -63,7 +73,7 @@ class Tables:
     def slice(self, table: bytes, key: bytes, count: int) -> list[tuple[bytes, bytes]]:
         """So many entries from a key on."""
         found: list[tuple[bytes, bytes]] = []
-        with self.env.begin() as txn, txn.cursor(self._tables[table]) as cursor:
+        with self._mapped, self.env.begin() as txn, txn.cursor(self._tables[table]) as cursor:
             if cursor.set_range(key):
                 for at, value in cursor:
                     found.append((at, self._open_value(at, value)))
@@ -97,6 +107,8 @@ class DelayedTables:
         self._write(changes)
         for queue, floor in floors.items():
             self._remove_below(queue, floor)
+        if floors or len(operations) > _SLICE:
+            self._tables.release()
 
     def _write(self, changes: list[tuple[bytes, bytes, bytes | None]]) -> None:
         for at in range(0, len(changes), _SLICE):

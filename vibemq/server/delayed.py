@@ -171,6 +171,8 @@ class Delayed:
         self._asked: dict[int, _Asked] = {}
         self._released_us = self._overdue_us = 0
         self._has_more = False
+        self.is_pressing = False
+        """Messages became ready just now that should be on the disk soon: from there they are read."""
         self._current = self._overdue = Window(0, 0, is_empty=True)
 
     def start(self) -> None:
@@ -208,11 +210,12 @@ class Delayed:
     def work(self) -> None:
         """Let become ready what is due: a part of it, if that is much."""
         now_us = self._journal.now_us
-        self._has_more = False
+        self._has_more = self.is_pressing = False
         first_us = self._current.first_us()
         if first_us is not None and first_us <= now_us and now_us >= self._released_us + GRAIN_US:
             self._has_more = self._release(self._current, TURN) >= TURN
             self._released_us = 0 if self._has_more else now_us
+            self.is_pressing = True
         if len(self._overdue) and now_us >= self._overdue_us + SLICE_US:
             self._release(self._overdue, TURN, self._bucket)
             self._overdue_us = now_us

@@ -252,7 +252,8 @@ class Runtime:
         """
         log, effects = self.storage.log, self._journal.effects
         durable = self.writer.durable
-        if self._waiting or any(effect.after > durable for effect in effects) or log.buffered_bytes > LAZY_BYTES_MAX:
+        is_pressing = log.buffered_bytes > LAZY_BYTES_MAX or self.broker.delayed.is_pressing
+        if is_pressing or self._waiting or any(effect.after > durable for effect in effects):
             self.writer.kick(lone=lone and len(effects) <= LONE_EFFECTS_MAX)
         elif log.buffered_bytes and self._lazy is None:
             self._lazy = self._loop.call_later(LAZY_S, self._write_lazily)
