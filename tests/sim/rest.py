@@ -23,6 +23,8 @@ NEVER_US = 1 << 62
 LOOK_US = 1_000_000
 GRAIN_US = 5_000
 """What is due within this time becomes ready together."""
+KEY_BYTES = 7
+"""What comes from a client that speaks JSON is packed by the broker, which adds a header for its key."""
 SLICE_US = 20_000
 """What is overdue comes so often, as much as may come in that time."""
 
@@ -116,6 +118,7 @@ def _check_publisher(book: Book, client: Client, name: str) -> None:
     settings, batch = queue.settings, waiting[0].batch
     room = max(batch.count, settings.max_length // 10)
     length, size = queue.length + len(queue.delayed), queue.bytes + queue.delayed_bytes
-    has_room = length + room <= settings.max_length and size + batch.record_bytes <= settings.max_bytes
+    wanted = batch.record_bytes + (batch.count * KEY_BYTES if client.speaks_json else 0)
+    has_room = length + room <= settings.max_length and size + wanted <= settings.max_bytes
     if not settings.publish_rate and (has_room or settings.overflow is not Overflow.BLOCK):
         raise Violation(f"client {client.producer} waits for queue {name}, which has {length} messages only")
