@@ -305,7 +305,7 @@ def test_a_log_that_was_not_recovered_takes_nothing() -> None:
 def test_a_start_writes_again_what_nothing_proves_and_little_else(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first record of a group says that the groups before it were synced: nothing proves the last group."""
     disk = SimulatedDisk()
-    log = new_log(disk)
+    log = new_log(disk, segment_bytes=BIG)
     fill(log, 148)
     records = list(log.scan(0))
     log.close()
