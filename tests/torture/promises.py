@@ -33,6 +33,7 @@ SYSTEM_CALLS: Final = "tests/crash/test_system_calls.py"
 
 KILLS: Final = Source("G1", "kills", 1000, 14, ("tests/crash/test_kills.py",), waits=True)
 GROUPS: Final = Source("GROUPS", "kills under groups", 200, 4, ("tests/crash/test_groups.py",), waits=True)
+DELAYED: Final = Source("DELAYED", "kills while messages wait", 200, 4, ("tests/crash/test_delayed.py",), waits=True)
 NETWORK: Final = Source("NETWORK", "bad networks", 100, 4, ("tests/crash/test_network.py",), waits=True)
 PAUSES: Final = Source("PAUSES", "runs with pauses", 100, 4, ("tests/crash/test_pauses.py",), waits=True)
 RESTARTS: Final = Source("G18", "restarts", 1000, 8, ("tests/crash/test_restarts.py",), parts=4, waits=True)
@@ -143,7 +144,7 @@ PEERS: Final = Source("PEERS", "hostile peers", 16, 4, ("tests/fuzz/test_peers.p
 LATER: Final = "not in this version"
 
 PROMISES: Final = (
-    Promise("G1", "A confirmed publish survives a process crash", (KILLS, GROUPS, NETWORK)),
+    Promise("G1", "A confirmed publish survives a process crash", (KILLS, GROUPS, DELAYED, NETWORK)),
     Promise("G2", "... and a power loss", (STATES, HISTORIES)),
     Promise("G3", "No delivery after a confirmed ack", (KILLS, GROUPS, PAUSES, NETWORK, HISTORIES)),
     Promise("G4", "Nothing unexpected; duplicates are flagged", (KILLS, GROUPS, PAUSES, NETWORK, HISTORIES)),
