@@ -111,6 +111,8 @@ TABLE: Final = (
 
     Row("client.*",      "errors batch durations protocol.* client.*",      ALL,     "msgspec"),
     Row("vibemq",        "errors batch client",                             ALL),
+    Row("outbox.*",      "vibemq errors durations client client.numbered client.outgoing protocol.fields outbox.*",
+                                                                            ALL,     "psycopg"),
 
     Row("__main__",      "cli cli.main",                                    ALL),
     Row("cli.*",         f"{FACADES} cli.*",                                ALL,     "click msgspec rich uvloop"),

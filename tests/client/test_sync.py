@@ -59,7 +59,7 @@ def names_of(verb: Callable[..., object]) -> list[str]:
 
 
 def test_it_has_the_verbs_of_the_asynchronous_client() -> None:
-    internal = {"messages_of", "pull_as", "delayed_page", "transaction_of"}
+    internal = {"messages_of", "pull_as", "delayed_page", "transaction_of", "numbered_commits"}
     verbs = {name for name, _ in inspect.getmembers(Client, inspect.isfunction) if not name.startswith("_")} - internal
     for name in verbs:
         assert names_of(getattr(SyncClient, name)) == names_of(getattr(Client, name)), name

@@ -13,6 +13,7 @@ from vibemq.client.delayed import Delayed
 from vibemq.client.link import Link
 from vibemq.client.membership import Membership, StartAt
 from vibemq.client.message import M, Message, Parcel, Received
+from vibemq.client.numbered import NumberedCommits
 from vibemq.client.options import ConnectOptions, Options
 from vibemq.client.outgoing import Body, MessageHeaders, Priority
 from vibemq.client.publisher import Publisher
@@ -332,6 +333,10 @@ class Client(Publishing, DeadLetters, Delayed, Schedules):
     def transaction_of(self, timeout: Duration, call_soon: Callable[[Callable[[], None]], object]) -> Transaction:
         """As transaction(), for a program on another thread: `call_soon` calls into the loop."""
         return Transaction(self._link, self._requests, self._publisher, timeout, self._options.timeout, call_soon)
+
+    def numbered_commits(self) -> NumberedCommits:
+        """Transactions that the program numbers by itself. For what has the option `producer`, as an outbox has."""
+        return NumberedCommits(self._link, self._requests, self._options.timeout)
 
     # --- signs of life ---------------------------------------------------------------------------------------------
 

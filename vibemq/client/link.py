@@ -42,7 +42,7 @@ class Link:
         self._address = address
         self._options = options
         self._stats = stats
-        self.producer = options.chance.getrandbits(63) + 1  # never 0, which means: no producer
+        self.producer = options.producer or options.chance.getrandbits(63) + 1  # never 0, which means: no producer
         """By this number the broker recognises what is sent again."""
         self._number = 0
         self._task: asyncio.Task[None] | None = None

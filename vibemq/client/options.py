@@ -9,6 +9,7 @@ from vibemq.client.queues import Declaration, declare_of
 from vibemq.durations import Duration, milliseconds
 from vibemq.errors import UsageError
 from vibemq.protocol import messages as m
+from vibemq.protocol.fields import NUMBER_MAX
 
 
 class ConnectOptions(TypedDict, total=False):
@@ -24,6 +25,7 @@ class ConnectOptions(TypedDict, total=False):
     backoff_min: Duration
     backoff_max: Duration
     chance: random.Random
+    producer: int
     declare: Mapping[str, Declaration]
 
 
@@ -51,6 +53,9 @@ class Options:
     """... up to this. The pause is drawn from the whole range (full jitter), so that clients do not return in step."""
     chance: random.Random = field(default_factory=random.SystemRandom)
     """Where all randomness of a client comes from: the number of its producer, and the pauses before reconnects."""
+    producer: int = 0
+    """The number by which the broker knows this producer, 1 to 2^63 - 1; 0: one that nobody had before. Only for what
+    numbers its own transactions, as an outbox does: two ordinary clients with one number lose messages."""
     declare: tuple[m.Declare, ...] = ()
     """Queues by name with their settings, declared on every connection before anything else is sent on it."""
 
@@ -79,6 +84,7 @@ class Options:
             backoff_min=_seconds("backoff_min", given.get("backoff_min", options.backoff_min)),
             backoff_max=_seconds("backoff_max", given.get("backoff_max", options.backoff_max)),
             chance=given.get("chance", options.chance),
+            producer=_producer(given.get("producer", options.producer)),
             declare=tuple(_declare(name, wanted) for name, wanted in given.get("declare", {}).items()),
         )
 
@@ -93,6 +99,12 @@ def _seconds(name: str, given: Duration) -> float:
     if not seconds:
         raise UsageError(f"{name} must be longer than 0 seconds")
     return seconds
+
+
+def _producer(given: object) -> int:
+    if not isinstance(given, int) or isinstance(given, bool) or not 0 <= given <= NUMBER_MAX:
+        raise UsageError(f"producer must be a whole number from 0 to 2^63 - 1, not {given!r}")
+    return given
 
 
 def _amount(name: str, given: object) -> int:

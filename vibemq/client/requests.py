@@ -88,7 +88,7 @@ class Requests:
             ) from None
         finally:
             if begin is None:
-                self._pending.pop(pending.number, None)
+                self.forget(pending)
 
     def resume(self) -> None:
         """A connection opened: send again what has no answer."""
@@ -106,10 +106,19 @@ class Requests:
         del self._pending[reply.request]
         pending.failed(error)
 
-    def _done(self, reply: m.Done) -> None:
-        pending = self._pending.pop(reply.request, None)
+    def answered(self, number: int, result: object) -> bool:
+        """Take what answers a request; False: it is not one of these."""
+        pending = self._pending.pop(number, None)
         if pending is not None:
-            pending.done(reply.result)
+            pending.done(result)
+        return pending is not None
+
+    def forget(self, pending: Pending) -> None:
+        """Nobody waits for it any more: it is not sent again."""
+        self._pending.pop(pending.number, None)
+
+    def _done(self, reply: m.Done) -> None:
+        self.answered(reply.request, reply.result)
 
     def _cut(self) -> None:
         for number, pending in list(self._pending.items()):
