@@ -518,6 +518,20 @@ def test_a_transaction_puts_batches_into_so_many_queues() -> None:
     assert [desk.length(name) for name in ("x", "y")] == [7, 2]
 
 
+def test_queues_that_take_nothing_count_for_the_limit_too() -> None:
+    desk = Desk(Limits(transaction_arrivals=3))
+    for name in ("x", "y"):
+        desk.broker.queues.declare(desk.client, 1, name, {"max_length": 1, "overflow": "drop-newest"})
+        desk.broker.queues.bind(desk.client, 1, name, "t.*")
+    blocking(desk, "full", 1)
+    desk.publish("full", b"1")
+    desk.publish("x", b"1")
+    desk.publish("y", b"1")
+    desk.refused(("/t.a", [b"1"]), ("/t.b", [b"2"]), error=LimitExceeded)  # both are full, and drop it
+    desk.refused(("full", [b"1"]), ("/t.a", [b"2"]), ("/t.b", [b"3"]), error=LimitExceeded)  # it would wait
+    desk.commit(("/t.a", [b"1"]), ("z", [b"2"]))
+
+
 def test_what_waits_for_its_time_gets_no_room_from_acks_where_a_queue_makes_room_by_itself() -> None:
     desk = Desk()
     desk.broker.queues.declare(desk.client, 1, "q", {"max_length": 2, "overflow": "drop-oldest"})

@@ -294,9 +294,9 @@ class Transactions:
         for name, (count, size) in freed.items():
             together.add_room(name, -count, -size)
         decided: list[Decided] = []
-        arrivals, limit = 0, self._limits.transaction_arrivals
         for publish in commit.publishes:
             self._admission.check_limits(publish.batch)
+        self._check_arrivals(commit.publishes)
         for publish in commit.publishes:
             try:
                 self._check_turn(publisher, commit, publish)
@@ -308,15 +308,27 @@ class Transactions:
                 self._publishers.block(publisher, place, wanted, commit.oldest, blocked.text)
             together.add(one)
             decided.append(one)
-            arrivals += len(one.queues)
+        if together.created:
+            self._queues.check_count(len(together.created))
+        return decided, together
+
+    def _check_arrivals(self, publishes: Sequence[Publish]) -> None:
+        """Whether so many queues may be looked at for one transaction, also those that would take nothing of it.
+
+        Raises:
+            LimitExceeded: they are too many.
+        """
+        arrivals, limit = 0, self._limits.transaction_arrivals
+        queues: dict[str, int] = {}  # by topic
+        for publish in publishes:
+            if publish.to_topic and publish.name not in queues:
+                queues[publish.name] = len(self._admission.concerned(publish.name, to_topic=True))
+            arrivals += max(1, queues[publish.name]) if publish.to_topic else 1
             if arrivals > limit:
                 raise LimitExceeded(
                     f"a transaction may put its batches into queues {limit} times (transaction_arrivals), topics "
                     f"counting for each of their queues: use several"
                 )
-        if together.created:
-            self._queues.check_count(len(together.created))
-        return decided, together
 
     def _check_turn(self, publisher: Publisher, commit: Commit, publish: Publish) -> None:
         """Whether it is the turn of a commit, where batches of its connection had to wait before.
