@@ -161,7 +161,11 @@ class Rig:
         return [
             (entry, tuple(Batch(b"".join(self.log[entry[1]].payload)).lengths[entry[2] : entry[2] + entry[3]]))
             for queue, entry in self.delayed()
-            if queue == reading.queue and entry[1] in reading.offsets
+            if queue == reading.queue
+            and entry[1] in reading.offsets
+            and any(
+                entry[2] <= index < entry[2] + entry[3] for index in reading.indices[reading.offsets.index(entry[1])]
+            )
         ]
 
     def first_from(self, find: Find) -> int:

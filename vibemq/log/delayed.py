@@ -120,11 +120,13 @@ class DelayedOverlay:
     def _add(self, at: int, gone: Iterable[Waiting], come: Iterable[Waiting]) -> None:
         packed = [_pack(at, queue, entry, came=False) for queue, entry in gone]
         packed += [_pack(at, queue, entry, came=True) for queue, entry in come]
+        by_record: dict[bytes, list[bytes]] = {}
+        for operation in packed:
+            by_record.setdefault(operation[_RECORD], []).append(operation)
         with self._lock:
             self._operations += packed
-            for operation in packed:
-                record = operation[_RECORD]
-                self._of_record[record] = (*self._of_record.get(record, ()), operation)
+            for record, operations in by_record.items():
+                self._of_record[record] = (*self._of_record.get(record, ()), *operations)
 
     # --- committing
 
@@ -255,7 +257,8 @@ class MemoryBase:
 
     def after(self, key: DueKey) -> Iterator[Waiting]:
         """See `Base`."""
-        ordered = sorted((due_key(*one), one) for one in self.entries.values())
+        entries = list(self.entries.values())  # at once: what is committed meanwhile, on another thread, changes them
+        ordered = sorted((due_key(*one), one) for one in entries)
         return (one for place, one in ordered if place > key)
 
     def of_record(self, queue: int, offset: int) -> Iterator[Waiting]:

@@ -1,5 +1,6 @@
 """Reading what waits for its time: which entries there are, from the index, and what is in them, from the log."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from heapq import nsmallest
 from typing import Any, TypeAlias
@@ -20,9 +21,9 @@ FEW = 20_000
 class DelayedReading:
     """Looks in index and log. For any thread."""
 
-    def __init__(self, index: Index, part: Part) -> None:
-        """Look there."""
-        self._index, self._part = index, part
+    def __init__(self, index: Index, parts: Callable[[], Part]) -> None:
+        """Look there. What one of the `parts` has read of the log it keeps for a while: one for each look."""
+        self._index, self._parts = index, parts
 
     def after(self, reading: DueAfter) -> tuple[list[Waiting], DueKey]:
         """What is due next, and how far that was looked for."""
@@ -36,15 +37,13 @@ class DelayedReading:
             BeyondLog: one is not written yet.
             CorruptLog: the log is damaged there.
         """
-        found = self._index.overlay.delayed.of_records(self._index.delayed, reading.queue, reading.offsets)
-        return [(entry, self._lengths(entry)) for _, entry in found]
-
-    def _lengths(self, entry: Entry) -> tuple[int, ...]:
-        _, offset, index, count, size, _ = entry
-        if count == 1:
-            return (size,)
-        batch, _ = self._part(offset, index, count)
-        return tuple(batch.lengths)
+        wanted = dict(zip(reading.offsets, reading.indices, strict=True))
+        part = self._parts()
+        return [
+            (entry, _lengths(entry, part))
+            for _, entry in self._index.overlay.delayed.of_records(self._index.delayed, reading.queue, reading.offsets)
+            if _has_some(entry, wanted[entry[1]])
+        ]
 
     # --- for people
 
@@ -56,10 +55,10 @@ class DelayedReading:
             CorruptLog: the log is damaged there.
         """
         messages: list[dict[str, Any]] = []
-        last = asked.behind
+        last, part = asked.behind, self._parts()
         for entry in self._entries(asked):
             due_us, offset, index, count, _, _ = entry
-            batch, time_us = self._part(offset, index, count)
+            batch, time_us = part(offset, index, count)
             for at, length in enumerate(batch.lengths):
                 place = (due_us, offset, index + at)
                 if place <= asked.behind:
@@ -102,7 +101,7 @@ class DelayedReading:
         for _, entry in found:
             due_us, offset, index, count, _, _ = entry
             if index <= asked.at < index + count and offset >= asked.floor:
-                batch, time_us = self._part(offset, asked.at, 1)
+                batch, time_us = self._parts()(offset, asked.at, 1)
                 (body,), (packed,) = batch.bodies(), batch.packed_headers()
                 headers, encoded = headers_or_base64(packed)
                 return {
@@ -114,3 +113,15 @@ class DelayedReading:
                     "published_at": rfc3339(time_us),
                 }
         return None
+
+
+def _has_some(entry: Entry, indices: tuple[int, ...]) -> bool:
+    """Whether one of these messages is in an entry."""
+    at = bisect_left(indices, entry[2])
+    return at < len(indices) and indices[at] < entry[2] + entry[3]
+
+
+def _lengths(entry: Entry, part: Part) -> tuple[int, ...]:
+    """The bytes of each message of an entry."""
+    _, offset, index, count, size, _ = entry
+    return (size,) if count == 1 else tuple(part(offset, index, count)[0].lengths)

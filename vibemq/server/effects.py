@@ -226,10 +226,15 @@ class DueAfter(NamedTuple):
 
 
 class DelayedOf(NamedTuple):
-    """Find the delayed messages of these records in a queue, and the bytes of each."""
+    """Find the entries of delayed messages of these records in a queue, and the bytes of each message.
+
+    Of the record at a place of `offsets` the messages at that place of `indices`, ascending, are wanted: entries
+    without one of these may be left out.
+    """
 
     queue: int
     offsets: tuple[int, ...]
+    indices: tuple[tuple[int, ...], ...]
     question: int
 
 

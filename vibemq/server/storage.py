@@ -60,7 +60,7 @@ class Storage:
         """Use `Storage.open`."""
         self.disk, self.log, self.index, self.state, self.opened = disk, log, index, state, opened
         self.read_bytes = READ_BYTES
-        self.delayed = DelayedReading(index, lambda *place: _Origins(log).part(*place))
+        self.delayed = DelayedReading(index, lambda: _Origins(log).part)
 
     @classmethod
     def open(
