@@ -58,7 +58,7 @@ BROKER: Final = (
 BELOW_BROKER: Final = "errors batch declaration events projections.*"
 BELOW_SERVER: Final = "errors batch declaration durations events log.* projections.* protocol.*"
 FACADES: Final = (
-    "vibemq errors batch declaration durations events client log log.writer projections"
+    "vibemq errors batch declaration durations events client log log.writer outbox projections"
     " history.* server server.logging_format server.runtime server.serve server.settings"
 )
 

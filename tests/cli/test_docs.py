@@ -16,7 +16,7 @@ import pytest
 
 from tests.cli.processes import ROOT, ServedBroker, environment, served
 from vibemq.batch import HEADER_BYTES_MAX
-from vibemq.cli import bench, consume, delayed, dlq, group, publish, queue, request, schedule, serve
+from vibemq.cli import bench, consume, delayed, dlq, group, outbox, publish, queue, request, schedule, serve
 from vibemq.cli.main import COMMANDS
 from vibemq.declaration import QueueSettings
 from vibemq.protocol.fields import MANY_MAX, NAME_BYTES_MAX, WORDS_MAX
@@ -70,7 +70,7 @@ def test_every_command_and_option_is_on_the_page() -> None:
     wanted = set().union(
         *(
             options(module.command)
-            for module in (bench, consume, delayed, dlq, group, publish, queue, request, schedule, serve)
+            for module in (bench, consume, delayed, dlq, group, outbox, publish, queue, request, schedule, serve)
         )
     )
     assert {name for name in wanted if not re.search(rf"{name}\b", CLI)} == set()

@@ -287,6 +287,27 @@ def test_a_relay_that_was_given_up_for_dead_publishes_nothing_twice(database: Da
     assert database.outbox.status().parked == 1
 
 
+def test_without_voiding_it_would_publish_twice(database: Database) -> None:
+    """The one before can fail: a broker that does not keep a voided number takes the old batch later."""
+
+    class Forgetful(Book):
+        async def commit(self, number: int, rows: Sequence[Row]) -> bool:
+            return await super().commit(number, rows) if rows else False
+
+    book = Forgetful()
+    database.add("a", "bad", "a")
+    with database.outbox.session() as late:
+        old = late.take(10, 1_000)
+        assert old is not None
+        book.refuse = refusing("bad", InvalidName("no"))
+        with database.outbox.session() as other:
+            other.release(old)
+        book.refuse = lambda _: None
+        asyncio.run(book.commit(old.number, old.rows))
+        assert BookRelay(database.outbox, book).run_once_sync() == 3
+    assert book.bodies == [b"0", b"1", b"2"] * 2
+
+
 def test_a_voided_number_does_not_count_as_published(database: Database) -> None:
     book = Book()
     database.add("a", "a")

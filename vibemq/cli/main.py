@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "delayed": "List, show, cancel and reschedule delayed messages.",
     "dlq": "List, show, redrive and purge dead letters.",
     "schedule": "Set, list, show, pause, resume and delete schedules.",
+    "outbox": "Publish what programs left in a table of their database.",
     "bench": "Put load on a running broker and measure it.",
     "replay": "Rebuild the state from the log; check the checkpoint.",
     "verify": "Check every record, link and seal of the log.",
