@@ -1,6 +1,6 @@
 """Reading what waits for its time looks at no more than was asked for, and beside commits of the index."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -8,8 +8,9 @@ from tests.server.rig import batch_of
 from vibemq.batch import Batch
 from vibemq.events import Cancelled, Published
 from vibemq.log import delayed as module
-from vibemq.log.delayed import LAST, DelayedOverlay, DueKey, MemoryBase, due_key
+from vibemq.log.delayed import LAST, DelayedOverlay, DueKey, MemoryBase, Waiting, due_key
 from vibemq.log.index import MemoryIndex
+from vibemq.server import delayed_reading as reading_module
 from vibemq.server.delayed_reading import DelayedReading
 from vibemq.server.effects import DelayedListed, DelayedOf
 
@@ -47,6 +48,31 @@ def test_a_list_reads_a_record_in_pieces_once() -> None:
     answer = DelayedReading(log.index, log.parts).listed(DelayedListed(0, 1, 1, 7, 0, (0, 0, 0), 1_000, 2 * COUNT // 3))
     assert len(answer["messages"]) == 1_000
     assert log.opened == 1
+
+
+def test_a_list_of_a_large_queue_looks_once_at_what_others_have_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading_module, "FEW", 10)
+    index, offset = MemoryIndex(), 0
+    for queue, due_us in ((7, 100), (8, 200), (7, 300)):
+        for later_us in range(50):
+            offset += 1
+            index.note(offset, 1, 0, 0, Published(queue, 0, 0, 1, LENGTH, 0, 0, 1, due_us=due_us + later_us))
+    looks = list[DueKey]()
+    whole = index.delayed.after
+
+    def counted(key: DueKey) -> Iterator[Waiting]:
+        looks.append(key)
+        return whole(key)
+
+    monkeypatch.setattr(index.delayed, "after", counted)
+    reading = DelayedReading(index, lambda: lambda _, __, count: (batch_of([b"x"] * count), 5))
+    answer = reading.listed(DelayedListed(0, 1, 1, 8, 0, (0, 0, 0), 5, 50))
+    assert [one["id"] for one in answer["messages"]] == [f"{number}-0" for number in range(51, 56)]
+    assert answer["next"] == [204, 55, 0]
+    assert len(looks) == 1
+    following = reading.listed(DelayedListed(0, 1, 1, 8, 0, (204, 55, 0), 50, 50))
+    assert [one["id"] for one in following["messages"]] == [f"{number}-0" for number in range(56, 101)]
+    assert following["next"] is None
 
 
 def test_an_index_in_memory_is_read_while_it_is_committed(monkeypatch: pytest.MonkeyPatch) -> None:

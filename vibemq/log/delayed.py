@@ -9,7 +9,7 @@ import struct
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import merge
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
@@ -154,25 +154,33 @@ class DelayedOverlay:
 
     def after(self, base: Base, key: DueKey, until_us: int, count: int, without: Collection[int] = ()) -> Page:
         """The first `count` entries behind `key` that are due before `until_us`, but those of queues `without`."""
-        view = self._view()
-        rest = (
-            (due_key(queue, entry), (queue, entry))
-            for queue, entry in base.after(key)
-            if queue not in without and view.leaves(queue, entry)
-        )
-        fresh = sorted(
-            (place, (queue, entry))
-            for queue, entry in view.present()
-            if queue not in without and (place := due_key(queue, entry)) > key
-        )
         found: list[Waiting] = []
-        for place, waiting in merge(rest, fresh):
+        for place, waiting in self._ordered(base, key, lambda queue: queue not in without):
             if place[0] >= until_us:
                 break
             if len(found) == count:
                 return Page(found, due_key(*found[-1]))
             found.append(waiting)
         return Page(found, LAST)
+
+    def of_queue_after(self, base: Base, queue: int, key: DueKey) -> Iterator[Entry]:
+        """The entries of a queue behind `key`: for one that has many, and not so many of others before them."""
+        return (entry for _, (_, entry) in self._ordered(base, key, lambda number: number == queue))
+
+    def _ordered(self, base: Base, key: DueKey, is_wanted: Callable[[int], bool]) -> Iterator[tuple[DueKey, Waiting]]:
+        """The entries of some queues behind `key`, with their places, in the order of due times."""
+        view = self._view()
+        rest = (
+            (due_key(queue, entry), (queue, entry))
+            for queue, entry in base.after(key)
+            if is_wanted(queue) and view.leaves(queue, entry)
+        )
+        fresh = sorted(
+            (place, (queue, entry))
+            for queue, entry in view.present()
+            if is_wanted(queue) and (place := due_key(queue, entry)) > key
+        )
+        return merge(rest, fresh)
 
     def of_records(self, base: Base, queue: int, offsets: Iterable[int]) -> list[Waiting]:
         """The entries of these records that are in a queue."""

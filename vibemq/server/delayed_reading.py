@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from vibemq.batch import Batch
 from vibemq.events import Entry
-from vibemq.log.delayed import LAST, DueKey, Waiting
+from vibemq.log.delayed import DueKey, Waiting
 from vibemq.log.index import Index
 from vibemq.protocol.json_lines import headers_or_base64, rfc3339
 from vibemq.server.effects import DelayedListed, DelayedOf, DelayedShown, DueAfter
@@ -86,9 +86,8 @@ class DelayedReading:
             return
         # The place may be within an entry: it begins with the same record, further in front.
         key: DueKey = (*asked.behind[:2], 0, 0)
-        while key != LAST:
-            entries, key = overlay.after(base, key, LAST[0], asked.most + 1)
-            yield from (entry for queue, entry in entries if queue == asked.queue and entry[1] >= asked.floor)
+        ordered = overlay.of_queue_after(base, asked.queue, key)
+        yield from (entry for entry in ordered if entry[1] >= asked.floor)
 
     def shown(self, asked: DelayedShown) -> dict[str, Any] | None:
         """The answer to ShowDelayed; None: there is no such message.
