@@ -83,3 +83,38 @@ def test_what_no_queue_is_bound_to_goes_where_the_configuration_says() -> None:
     COMMANDS[m.ShowQueue](broker, connection, m.ShowQueue(request=2, queue="lost"))
     *_, shown = (effect.result for effect in broker.journal.effects if isinstance(effect, Answer))
     assert (shown["dead_letters"], shown["ready"], shown["settings"]["max_attempts"]) == (True, 2, 0)
+
+
+def test_the_life_of_a_schedule_in_requests() -> None:
+    rig = Rig()
+    found = answers(
+        rig,
+        [
+            m.SetSchedule(request=1, name="s", queue="q", body=b"go", every_ms=1000, times=5, ttl_ms=7, priority=9),
+            m.ListSchedules(request=2, name="s"),
+            m.PauseSchedule(request=3, name="s"),
+            m.PauseSchedule(request=4, name="s", paused=False),
+            m.SetSchedule(request=5, name="t", queue="a.b", to_topic=True, cron="0 9 * * *", misfire="skip"),
+            m.ListSchedules(request=6),
+            m.DeleteSchedule(request=7, name="s"),
+            m.ListSchedules(request=8),
+        ],
+    )
+    made = found[0]
+    assert {key: made[key] for key in ("name", "queue", "body", "every_ms", "times", "ttl_ms", "priority")} == {
+        "name": "s",
+        "queue": "q",
+        "body": b"go",
+        "every_ms": 1000,
+        "times": 5,
+        "ttl_ms": 7,
+        "priority": 9,
+    }
+    assert made["next_us"] == rig.now_us + 1_000_000
+    assert found[1] == [made]
+    assert found[2] == {**made, "paused": True, "next_us": 0}
+    assert found[3] == made
+    assert (found[4]["to_topic"], found[4]["cron"], found[4]["misfire"]) == (True, "0 9 * * *", "skip")
+    assert [one["name"] for one in found[5]] == ["s", "t"]
+    assert found[6] is None
+    assert [one["name"] for one in found[7]] == ["t"]
