@@ -9,6 +9,7 @@ import pytest
 
 import vibemq
 from tests.running import running
+from vibemq.client.sync_messages import SyncMessage
 from vibemq.errors import UnknownSchedule
 
 TIMES: Final = 40
@@ -26,7 +27,7 @@ def test_a_broker_that_is_killed_publishes_no_time_twice_and_leaves_none_out(
             broker.kill()
             broker.start()
         with vibemq.connect_sync(broker.url) as client:
-            got: list[vibemq.Message] = []
+            got: list[SyncMessage] = []
             while len(got) < TIMES:
                 messages = client.pull("beats", max_messages=TIMES, wait=20.0)
                 assert messages, f"{len(got)} came, and no more"

@@ -4,17 +4,20 @@ import asyncio
 import logging
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 import vibemq
+from vibemq.declaration import ScheduleSpec
 from vibemq.errors import OutOfSpace
 from vibemq.events import ClientConnected, QueueDeclared
 from vibemq.log.segment import seal_segment
 from vibemq.server import runtime as module
 from vibemq.server.broker import Subscribing
+from vibemq.server.checkpointer import Checkpointer
 from vibemq.server.clock import BrokerClock
 from vibemq.server.connection import ClientConnection
 from vibemq.server.dispatch import TURN_BYTES_MAX
@@ -229,5 +232,47 @@ def test_dead_letters_that_died_one_by_one_are_not_each_looked_up_in_the_files(
         await runtime.stop("the test is over")
         assert [one.body for one in found] == [b"%d" % number for number in range(20)]
         assert looks == 1
+
+    asyncio.run(main())
+
+
+def test_time_that_passes_at_the_end_decides_nothing_and_leaves_one_timer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = Checkpointer.take
+
+    async def slowly(self: Checkpointer) -> bool:
+        await asyncio.sleep(0.3)
+        return await take(self)
+
+    async def main() -> None:
+        runtime = Runtime(Settings(data=tmp_path / "data"), "1", BrokerClock(), logging.getLogger("test"))
+        runtime.open()
+        runtime.start(lambda: None)
+        handles: list[asyncio.TimerHandle] = []
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def kept(delay: float, callback: Callable[..., object], *arguments: object) -> asyncio.TimerHandle:
+            handle = call_later(delay, callback, *arguments)
+            if callback == runtime._tick:
+                handles.append(handle)
+            return handle
+
+        monkeypatch.setattr(loop, "call_later", kept)
+        runtime.begin()
+        runtime.broker.schedules.set(0, 0, "beat", ScheduleSpec(queue="beats", every_ms=100))
+        runtime.append()
+        for _ in range(20):
+            runtime._tick()
+            await asyncio.sleep(0)
+        now = loop.time()
+        assert len([one for one in handles if one.when() > now and not one.cancelled()]) == 1
+        monkeypatch.setattr(Checkpointer, "take", slowly)
+        async with asyncio.timeout(20):
+            await runtime.stop("the test is over")
+        state = runtime.storage.state
+        assert not state.audit.running
+        assert state.next_offset == runtime.storage.log.synced
 
     asyncio.run(main())

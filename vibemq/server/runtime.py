@@ -487,8 +487,11 @@ class Runtime:
         self._timer = self._loop.call_later(max(0, due_us - self.clock.now_us()) / 1_000_000 + 0.0005, self._tick)
 
     def _tick(self) -> None:
-        self._timer = None
-        if self.failure is not None:
+        # Housekeeping comes here, too: a timer that was forgotten, not cancelled, would go on beside the next one.
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.failure is not None or self._stopped:
             return
         self.begin()
         self.broker.tick()
