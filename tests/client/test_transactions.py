@@ -44,6 +44,16 @@ def committed(
     connection.send(m.Committed(request=commit.request, offset=offset, duplicate=duplicate, stored=tuple(stored)))
 
 
+def test_what_is_only_collected_says_so_to_whoever_awaits_it() -> None:
+    async def test(broker: FakeBroker, client: Client) -> None:
+        async with client.transaction() as tx:
+            with pytest.raises(UsageError, match="without await"):
+                await tx.publish("q", b"x")
+            await tx.rollback()
+
+    with_client(test)
+
+
 def refuse(connection: FakeConnection, commit: m.Commit, error: type[vibemq.VibeMQError]) -> None:
     connection.send(m.Failed(request=commit.request, code=error.code, text="refused"))
 

@@ -199,6 +199,21 @@ def test_what_is_delayed_has_its_room_from_the_start() -> None:
                 post.publish(1)
 
 
+def test_nothing_becomes_ready_while_the_disk_is_full(post: Post) -> None:
+    """The reserve is for what ends: a million messages that become ready would use it up."""
+    first = post.publish(delay_ms=1_000)
+    room = False
+    post.broker.delayed.has_room = lambda _: room
+    post.pass_time(2 * SECOND_US)
+    assert post.work() == []
+    due_us = post.broker.next_due_us()
+    assert due_us is not None
+    assert due_us > post.now_us  # it is not asked in every turn
+    room = True
+    post.pass_time(due_us - post.now_us)
+    assert post.work() == [(first, 0)]
+
+
 def test_what_was_due_while_the_broker_was_away_comes_at_a_limited_rate_the_oldest_first() -> None:
     post = Post(Limits(overdue_rate=1_000))
     post.open()

@@ -14,7 +14,7 @@ import asyncio
 import enum
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Final, Self, Unpack
+from typing import Final, NoReturn, Self, Unpack
 
 from vibemq.batch import MESSAGES_MAX, pack_headers
 from vibemq.client.committing import OutgoingCommit, Part
@@ -97,6 +97,14 @@ class Collected:
         if self._count != 1:
             raise UsageError(f"these are {self._count} messages: look at their receipts")
         return self.receipts[0]
+
+    def __await__(self) -> NoReturn:
+        """Tell whoever awaits it, as every other publish is awaited.
+
+        Raises:
+            UsageError: always.
+        """
+        raise UsageError("what is published in a transaction is only collected: call it without await, and commit")
 
 
 class Transaction:

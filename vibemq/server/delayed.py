@@ -7,7 +7,7 @@ is read when the window gets low; what comes and goes while a reading is on its 
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
 from typing import Final, TypeAlias
 
@@ -28,6 +28,10 @@ HIGH: Final = 2 * WINDOW
 """With more in a window the later ones are let go; the index has them."""
 TURN: Final = 500
 """Entries that become ready in one turn: each takes about 3 us."""
+TURN_BYTES: Final = 64 * TURN
+"""What they take in the log, about."""
+HELD_US: Final = 20_000
+"""After so long it is tried again, where the disk is full."""
 GRAIN_US: Final = 5_000
 """What is due within this time becomes ready together."""
 SLICE_US: Final = 20_000
@@ -183,7 +187,10 @@ class Delayed:
         self._next_question = 1
         self._asked: dict[int, _Asked] = {}
         self._released_us = self._overdue_us = 0
+        self._held_until_us = 0
         self._has_more = False
+        self.has_room: Callable[[int], bool] = lambda _: True
+        """Whether the disk has room for so many bytes. Without it nothing becomes ready: the reserve is for acks."""
         self.is_pressing = False
         """Messages became ready just now that should be on the disk soon: from there they are read."""
         self._current = self._overdue = Window(0, 0, is_empty=True)
@@ -225,14 +232,23 @@ class Delayed:
         now_us = self._journal.now_us
         self._has_more = self.is_pressing = False
         first_us = self._current.first_us()
-        if first_us is not None and first_us <= now_us and now_us >= self._released_us + GRAIN_US:
+        is_due = first_us is not None and first_us <= now_us and now_us >= self._released_us + GRAIN_US
+        is_overdue = len(self._overdue) > 0 and now_us >= self._overdue_us + SLICE_US
+        if (is_due or is_overdue) and not self._may_write(now_us):
+            is_due = is_overdue = False
+        if is_due:
             self._has_more = self._release(self._current, TURN) >= TURN
             self._released_us = 0 if self._has_more else now_us
             self.is_pressing = True
-        if len(self._overdue) and now_us >= self._overdue_us + SLICE_US:
+        if is_overdue:
             self._release(self._overdue, TURN, self._bucket)
             self._overdue_us = now_us
         self._look_further()
+
+    def _may_write(self, now_us: int) -> bool:
+        if now_us >= self._held_until_us and not self.has_room(TURN_BYTES):
+            self._held_until_us = now_us + HELD_US
+        return now_us >= self._held_until_us
 
     def _release(self, window: Window, entries_max: int, bucket: Bucket | None = None) -> int:
         """Let the first entries become ready that are due. How many there were."""
@@ -296,7 +312,7 @@ class Delayed:
             times.append(max(first_us, self._released_us + GRAIN_US))
         if len(self._overdue):
             times.append(max(self._overdue_us + SLICE_US, self._bucket.due_us(self._journal.now_us)))
-        return min(times, default=None)
+        return max(min(times), self._held_until_us) if times else None
 
     # --- what clients want of them
 

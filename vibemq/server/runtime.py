@@ -130,6 +130,7 @@ class Runtime:
             calendar=CronCalendar(),
         )
         self.broker.schedules.has_room = self._has_room
+        self.broker.delayed.has_room = self._has_space
         self._journal = self.broker.journal
         self.writer = Writer(
             storage.log, settings.fsync, self._loop.call_soon_threadsafe, self._on_durable, self._on_failure
@@ -395,8 +396,12 @@ class Runtime:
 
     def _has_room(self, size: int) -> bool:
         """Whether the broker may publish so much by itself: the disk has room, and the log is not behind."""
+        return self._unsynced_bytes() <= self.settings.limits.unsynced_bytes and self._has_space(size)
+
+    def _has_space(self, size: int) -> bool:
+        """Whether the disk has room for so much, beside the reserve."""
         try:
-            return self._unsynced_bytes() <= self.settings.limits.unsynced_bytes and self.storage.log.admit(size)
+            return self.storage.log.admit(size)
         except StorageError as error:
             self._on_failure(error)
             return False
