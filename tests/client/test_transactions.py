@@ -45,7 +45,7 @@ def committed(
 
 
 def test_what_is_only_collected_says_so_to_whoever_awaits_it() -> None:
-    async def test(broker: FakeBroker, client: Client) -> None:
+    async def test(_: FakeBroker, client: Client) -> None:
         async with client.transaction() as tx:
             with pytest.raises(UsageError, match="without await"):
                 await tx.publish("q", b"x")

@@ -56,8 +56,8 @@ class CronCalendar:
                     return (moment.astimezone(UTC) - _EPOCH) // _SECOND * 1_000_000
         except CronSimError as problem:
             raise InvalidRequest(
-                f"{cron!r} is no cron expression: {problem}. The fields are minute 0-59, hour 0-23, day 1-31, month 1-12 "
-                f"or jan-dec, day of week 0-7 or sun-sat"
+                f"{cron!r} is no cron expression: {problem}. The fields are minute 0-59, hour 0-23, day 1-31, "
+                f"month 1-12 or jan-dec, day of week 0-7 or sun-sat"
             ) from None
         return 0
 
