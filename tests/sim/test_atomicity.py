@@ -10,6 +10,7 @@ import pytest
 
 from tests.counting import counted
 from tests.sim.world import World, run_seed
+from vibemq.errors import OutOfSpace, WriteFailed
 
 SEEDS = 300
 CHUNKS = 2
@@ -44,7 +45,10 @@ def crashed_after(seed: int, step: int) -> World:
     try:
         for number in range(step):
             world.step(number)
-        world.crash(power=step % 3 > 0)
+        try:
+            world.crash(power=step % 3 > 0)
+        except (WriteFailed, OutOfSpace) as fault:  # the write that it was to be lost in met one: it ends by that
+            world.die(fault)
         world.run(range(step, step + STEPS_AFTER))
     except Exception as problem:
         problem.add_note(f"crashed_after({seed}, {step})")
