@@ -91,18 +91,11 @@ class Schedules(Administration):
             NotSupported: `cron`, where the broker was installed without vibemq[schedules].
             LimitExceeded: too many schedules, or too large a message.
         """
-        check_name(name, "schedule")
-        if to_topic:
-            check_topic(queue)
-        else:
-            check_name(queue)
+        _check_sendable(name, queue, body, headers, to_topic=to_topic)
         if (cron is None) == (every is None):
             raise UsageError("a schedule has either cron or every")
         if times is not None and times < 1:
             raise UsageError(f"times is {times}: a schedule publishes at least one message; None: any number")
-        size = len(body) + len(pack_headers(headers or {}))
-        if size > MESSAGE_BYTES_MAX:
-            raise LimitExceeded(f"a message of {size} bytes is too large for a schedule: nothing was sent")
         wanted = m.SetSchedule(
             request=1,
             name=name,
@@ -210,3 +203,15 @@ def _schedule(facts: Mapping[str, object]) -> Schedule:
 def _time(facts: Mapping[str, object], name: str) -> datetime | None:
     at_us = number_of(facts.get(name))
     return moment(at_us) if at_us else None
+
+
+def _check_sendable(name: str, queue: str, body: Body, headers: MessageHeaders | None, *, to_topic: bool) -> None:
+    """Whether a schedule of that name may publish that message there."""
+    check_name(name, "schedule")
+    if to_topic:
+        check_topic(queue)
+    else:
+        check_name(queue)
+    size = len(body) + len(pack_headers(headers or {}))
+    if size > MESSAGE_BYTES_MAX:
+        raise LimitExceeded(f"a message of {size} bytes is too large for a schedule: nothing was sent")
